@@ -1,0 +1,309 @@
+"""The content-addressed store: a stage's result is one immutable, verified directory with a manifest.
+
+    STORE/artifacts/<kind>/<key>/   published results
+    STORE/drafts/<key>/             work in progress: files/ becomes the artifact, scratch/ survives a crash for resuming
+    STORE/lives/<name>.json         which artifact each stage of a life produced
+    STORE/damaged/                  artifacts that failed verification, moved aside
+
+The key is a hash of what determines the result (stage, version, config, inputs), so equal keys mean equal results
+and nothing runs twice. Publication is fsync + one rename: an artifact is whole or absent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from foundling.core.config import canonical_json
+from foundling.core.environment import environment
+from foundling.core.errors import FoundlingError, nearest
+from foundling.core.files import locked, sha256_file, sha256_tree, sync_directory, sync_tree, write_json
+
+FORMAT = 1
+KINDS = ("corpus", "tokenizer", "tokens", "dataset", "model", "adapter", "evaluation", "report")
+MANIFEST = "manifest.json"
+VOLATILE = (".log.jsonl", "timings.json")  # file name endings that two identical runs may write differently
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A published, immutable result. `manifest` is the parsed manifest.json."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        return str(self.manifest["key"])
+
+    @property
+    def kind(self) -> str:
+        return str(self.manifest["kind"])
+
+    @property
+    def stage(self) -> str:
+        return str(self.manifest["stage"])
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return dict(self.manifest["config"])
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        return dict(self.manifest["inputs"])
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        return dict(self.manifest["metrics"])
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """When, how long and on what it was made; the only part that may differ between two equal runs."""
+        return dict(self.manifest["run"])
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its files."""
+        return sum(int(entry["size"]) for entry in self.manifest["files"].values())
+
+    def file(self, name: str) -> Path:
+        """The path of one of its files. Raises FoundlingError, naming the nearest one, if it has no such file."""
+        path = self.path / name
+        if not path.is_file():
+            files = self.manifest["files"] or [p.name for p in self.path.iterdir()]
+            raise FoundlingError(f"{self.kind} {self.key} has no file {name!r}", nearest(name, files))
+        return path
+
+    @classmethod
+    def outside(cls, path: str | Path, kind: str) -> Artifact:
+        """A file or directory that the store did not make, such as a downloaded model; its key is its content's hash."""
+        path = Path(path).expanduser().resolve()
+        if not path.exists():
+            raise FoundlingError(f"{kind} {str(path)!r} does not exist")
+        key = f"sha256:{sha256_tree(path)}"
+        empty: dict[str, Any] = {"config": {}, "inputs": {}, "metrics": {}, "files": {}, "run": {}}
+        return cls(path, {"key": key, "kind": kind, "stage": "outside", "version": 0, **empty})
+
+
+@dataclass
+class Draft:
+    """A stage's private workspace. Files under `path` become the artifact; `scratch` survives a crash, then goes.
+
+    `metrics` and `seeds` enter the manifest and must be deterministic; `timings` enters its `run` part.
+    """
+
+    path: Path
+    scratch: Path
+    key: str
+    metrics: dict[str, Any] = field(default_factory=dict)
+    seeds: dict[str, int] = field(default_factory=dict)
+    timings: dict[str, Any] = field(default_factory=dict)
+
+    def file(self, name: str) -> Path:
+        """Where to write one of the artifact's files; its folder exists afterwards."""
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+class Store:
+    """A directory of artifacts, drafts and lives."""
+
+    def __init__(self, root: str | Path | None = None) -> None:
+        self.root = Path(root or os.environ.get("FOUNDLING_STORE") or "runs").expanduser()
+        self._verified: dict[Path, tuple[int, int]] = {}
+
+    # --- keys and lookup ------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def key(stage: str, version: int, config: dict[str, Any], inputs: dict[str, str]) -> str:
+        """16 hex digits that name the result of a stage. `config` is the part that affects the result."""
+        what = {"stage": stage, "version": version, "config": config, "inputs": inputs}
+        return hashlib.sha256(canonical_json(what).encode()).hexdigest()[:16]
+
+    def find(self, key: str) -> Artifact | None:
+        """The verified artifact of that key, or None. A damaged one is moved aside, with a message, and never used."""
+        path = self._path_of(key)
+        if path is None:
+            return None
+        problems = self.verify(path)
+        if problems:
+            self._set_aside(path, problems)
+            return None
+        return read_artifact(path)
+
+    def artifacts(self) -> list[Artifact]:
+        """Every published artifact, oldest first. Manifests that cannot be read are skipped: `verify` names them."""
+        found = []
+        for path in sorted(self.root.glob("artifacts/*/*")):
+            with contextlib.suppress(FoundlingError):
+                found.append(read_artifact(path))
+        return sorted(found, key=lambda artifact: (artifact.run.get("started", 0), artifact.key))
+
+    def resolve(self, spec: str | None, kind: str = "model") -> Artifact | None:
+        """The artifact a user means by `spec`: a path, "life/stage", a key prefix; None: the newest life's last one.
+
+        Returns None if it is none of these (it may be a preset or a hub id).
+
+        Raises:
+            FoundlingError: ambiguous key prefix, a life without that stage, or nothing of that kind in the store.
+        """
+        from foundling.core.lives import last_of_kind, stage_of_life
+
+        if spec is None:
+            return self._require(last_of_kind(self, kind), kind)
+        path = Path(spec).expanduser()
+        if path.exists():
+            return read_artifact(path) if (path / MANIFEST).is_file() else Artifact.outside(path, kind)
+        key = stage_of_life(self, spec)
+        if key is None:
+            matches = sorted(p.name for p in self.root.glob(f"artifacts/*/{spec}*")) if _is_hex(spec) else []
+            if len(matches) > 1:
+                raise FoundlingError(f"key prefix {spec!r} is ambiguous", f"it matches {', '.join(matches)}")
+            key = matches[0] if matches else None
+        return self._require(key, kind) if key else None
+
+    # --- writing --------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def draft(
+        self, kind: str, stage: str, version: int, config: dict[str, Any], inputs: dict[str, str]
+    ) -> Iterator[Draft]:
+        """A private directory that is published when the block ends, or kept (its scratch) for resuming when it fails.
+
+        A second process that wants the same key waits, says who holds it, and then finds the result.
+        """
+        assert kind in KINDS, kind
+        key = self.key(stage, version, config, inputs)
+        home = self.root / "drafts" / key
+        with locked(self.root / "drafts" / f"{key}.lock", f"{stage} {key}"), _full_disk_explained(self.root):
+            shutil.rmtree(home / "files", ignore_errors=True)
+            draft = Draft(home / "files", home / "scratch", key)
+            draft.path.mkdir(parents=True)
+            draft.scratch.mkdir(exist_ok=True)
+            started = time.time()
+            yield draft
+            manifest = {
+                **{"format": FORMAT, "kind": kind, "key": key, "stage": stage, "version": version},
+                **{"config": config, "inputs": inputs, "metrics": draft.metrics, "seeds": draft.seeds},
+                "files": _hash_files(draft.path),
+                "run": {"started": round(started, 3), **draft.timings, "environment": environment()},
+            }
+            self._publish(draft, kind, manifest)
+
+    def _publish(self, draft: Draft, kind: str, manifest: dict[str, Any]) -> None:
+        manifest["checksum"] = _checksum(manifest)
+        write_json(draft.path / MANIFEST, manifest)
+        sync_tree(draft.path)
+        target = self.root / "artifacts" / kind / draft.key
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.exists():
+            draft.path.rename(target)
+            sync_directory(target.parent)
+        shutil.rmtree(draft.path.parent, ignore_errors=True)
+
+    # --- integrity ------------------------------------------------------------------------------------------------
+
+    def verify(self, path: Path) -> list[str]:
+        """Problems of one artifact, as sentences; empty when every byte is as published. Re-hashes changed files only
+        within one process: a file with the size and time seen before is not read again."""
+        try:
+            manifest = read_artifact(path).manifest
+        except FoundlingError as error:
+            return [str(error)]
+        problems = []
+        for name, entry in manifest["files"].items():
+            file = path / name
+            if not file.is_file():
+                problems.append(f"{name} is missing")
+            elif file.stat().st_size != entry["size"]:
+                problems.append(f"{name} has {file.stat().st_size} bytes instead of {entry['size']}")
+            elif not self._hash_matches(file, entry["sha256"]):
+                problems.append(f"{name} has changed since it was published")
+        expected = {*manifest["files"], MANIFEST}
+        extra = {p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()} - expected
+        return problems + [f"{name} does not belong to it" for name in sorted(extra)]
+
+    def _hash_matches(self, file: Path, sha256: str) -> bool:
+        stat = file.stat()
+        stamp = (stat.st_size, stat.st_mtime_ns)
+        if self._verified.get(file) != stamp:
+            if sha256_file(file) != sha256:
+                return False
+            self._verified[file] = stamp
+        return True
+
+    def _set_aside(self, path: Path, problems: list[str]) -> None:
+        target = self.root / "damaged" / f"{path.name}-{int(time.time())}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(target)
+        message = f"{path.parent.name} {path.name} is damaged ({'; '.join(problems)}); moved to {target}, made anew."
+        print(message, file=sys.stderr, flush=True)
+
+    def _path_of(self, key: str) -> Path | None:
+        return next((p for kind in KINDS if (p := self.root / "artifacts" / kind / key).is_dir()), None)
+
+    def _require(self, key: str | None, kind: str) -> Artifact:
+        if key is None:
+            raise FoundlingError(f"the store {str(self.root)!r} has no {kind} yet", fix="Run `foundling run quickstart`")
+        path = self._path_of(key)
+        problems = self.verify(path) if path else ["it is gone"]
+        if path is None or problems:
+            raise FoundlingError(f"artifact {key} cannot be used", "; ".join(problems), "Run its recipe again")
+        artifact = read_artifact(path)
+        if artifact.kind != kind and {artifact.kind, kind} != {"model", "adapter"}:
+            raise FoundlingError(f"artifact {key} is of kind {artifact.kind!r}", f"a {kind} was expected")
+        return artifact
+
+
+def read_artifact(path: Path) -> Artifact:
+    """Read and check a manifest (not the files). Raises FoundlingError if it is missing, broken or altered."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        checksum = manifest.pop("checksum")
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise FoundlingError(f"{path} is not an artifact", f"its manifest cannot be read: {error}") from None
+    if manifest.get("format") != FORMAT:
+        raise FoundlingError(f"{path} has manifest format {manifest.get('format')}", f"this version reads {FORMAT}")
+    if checksum != _checksum(manifest):
+        raise FoundlingError(f"the manifest of {path} has changed since it was published")
+    return Artifact(path, manifest)
+
+
+def is_volatile(name: str) -> bool:
+    """Whether two equal runs may write this file differently (logs, timings)."""
+    return name.endswith(VOLATILE)
+
+
+def _checksum(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(manifest).encode()).hexdigest()
+
+
+def _hash_files(root: Path) -> dict[str, dict[str, Any]]:
+    files = sorted(p for p in root.rglob("*") if p.is_file())
+    return {p.relative_to(root).as_posix(): {"sha256": sha256_file(p), "size": p.stat().st_size} for p in files}
+
+
+def _is_hex(text: str) -> bool:
+    return len(text) >= 4 and all(c in "0123456789abcdef" for c in text)
+
+
+@contextlib.contextmanager
+def _full_disk_explained(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        what = f"the disk that holds the store {str(root)!r} is full"
+        raise FoundlingError(what, "nothing published was lost", "Free some space and run again to go on") from error
