@@ -1,0 +1,1 @@
+"""Compression: choosing a model's codes; a model artifact in, a smaller model artifact out."""

@@ -1,0 +1,1 @@
+"""Evaluation: tasks, scores with intervals and references, paired comparisons."""

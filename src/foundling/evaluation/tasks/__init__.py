@@ -1,0 +1,1 @@
+"""The tasks a model can be evaluated on, one file each."""
