@@ -86,7 +86,7 @@ class Artifact:
 
     @classmethod
     def outside(cls, path: str | Path, kind: str) -> Artifact:
-        """A file or directory that the store did not make, such as a downloaded model; its key is its content's hash."""
+        """A file or directory that the store did not make, such as a downloaded model; keyed by its content."""
         path = Path(path).expanduser().resolve()
         if not path.exists():
             raise FoundlingError(f"{kind} {str(path)!r} does not exist")
@@ -255,7 +255,8 @@ class Store:
 
     def _require(self, key: str | None, kind: str) -> Artifact:
         if key is None:
-            raise FoundlingError(f"the store {str(self.root)!r} has no {kind} yet", fix="Run `foundling run quickstart`")
+            what = f"the store {str(self.root)!r} has no {kind} yet"
+            raise FoundlingError(what, fix="Run `foundling run quickstart`, or name a path")
         path = self._path_of(key)
         problems = self.verify(path) if path else ["it is gone"]
         if path is None or problems:
