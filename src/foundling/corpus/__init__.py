@@ -1,0 +1,1 @@
+"""Raw sources to curated documents: readers, rules, duplicates, decontamination, splits, mixtures, baselines."""
