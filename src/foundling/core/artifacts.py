@@ -1,7 +1,7 @@
 """The content-addressed store: a stage's result is one immutable, verified directory with a manifest.
 
     STORE/artifacts/<kind>/<key>/   published results
-    STORE/drafts/<key>/             work in progress: files/ becomes the artifact, scratch/ survives a crash for resuming
+    STORE/drafts/<key>/             work in progress: files/ becomes the artifact, scratch/ survives a crash
     STORE/lives/<name>.json         which artifact each stage of a life produced
     STORE/damaged/                  artifacts that failed verification, moved aside
 

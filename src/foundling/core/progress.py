@@ -1,7 +1,7 @@
 """One progress display: a live bar on a terminal, a line now and then when piped.
 
-    with progress.task("pretrain", total=1000, unit="steps") as bar:
-        bar.advance(1, loss=2.31)
+with progress.task("pretrain", total=1000, unit="steps") as bar:
+    bar.advance(1, loss=2.31)
 """
 
 from __future__ import annotations

@@ -33,6 +33,7 @@ class Stage:
     """A verb of the lifecycle. The strings are "module:attribute", imported only when needed.
 
     Args:
+        ports: the inputs by name; the name "*" stands for any number of inputs of any name.
         run: `run(config, inputs, draft, **wired)`, which writes files under `draft.path`.
         version: raise it when the same config and inputs would give another result.
         outside: `outside(config) -> dict[str, str]`, content hashes of the files that the config names.
@@ -114,16 +115,18 @@ def run_stage(
 
 def check_ports(stage: Stage, kinds: Mapping[str, str]) -> None:
     """Refuse missing inputs, unknown ports and artifacts of the wrong kind."""
+    anything = stage.ports.get("*")
     for port, kind in kinds.items():
-        if port not in stage.ports:
+        allowed = stage.ports.get(port, anything)
+        if allowed is None:
             options = ", ".join(stage.ports) or "none"
             what = f"{stage.verb} has no input {port!r}"
             raise FoundlingError(what, f"its inputs: {options}", nearest(port, stage.ports))
-        if kind not in stage.ports[port].kinds:
-            wanted = " or ".join(stage.ports[port].kinds)
+        if kind not in allowed.kinds:
+            wanted = " or ".join(allowed.kinds)
             raise FoundlingError(f"input {port!r} of {stage.verb} is of kind {kind!r}", f"a {wanted} was expected")
     for port, needed in stage.ports.items():
-        if needed.required and port not in kinds:
+        if needed.required and port not in kinds and port != "*":
             raise FoundlingError(f"{stage.verb} needs the input {port!r}", f"it is {needed.help}")
 
 

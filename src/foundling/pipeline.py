@@ -1,0 +1,263 @@
+"""Recipe → stage graph → artifacts, reusing what exists. The stages' table, and the callables wired between layers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from foundling.core import progress
+from foundling.core.artifacts import Artifact, Store
+from foundling.core.config import Config, parse
+from foundling.core.errors import FoundlingError, nearest
+from foundling.core.files import locked
+from foundling.core.lives import Life, life_path, read_life, write_life
+from foundling.core.stages import Port, Stage, check_ports, load_attribute, run_stage
+from foundling.core.units import human_bytes, human_time
+from foundling.recipes.recipe import Recipe, StageSpec
+
+_MODEL = ("model", "adapter")
+_BASE = Port(_MODEL, "the model to start from")
+
+STAGES: dict[str, Stage] = {
+    stage.verb: stage
+    for stage in (
+        Stage(
+            "corpus",
+            "corpus",
+            1,
+            "Read, filter, deduplicate and split documents.",
+            "foundling.corpus.config:CorpusConfig",
+            "foundling.corpus.build:build_corpus",
+            outside="foundling.corpus.build:outside",
+        ),
+        Stage(
+            "tokenizer",
+            "tokenizer",
+            1,
+            "Train a tokenizer on a corpus.",
+            "foundling.tokenization.config:TokenizerConfig",
+            "foundling.tokenization.train:build_tokenizer",
+            {"corpus": Port(("corpus",), "the corpus to train it on")},
+        ),
+        Stage(
+            "tokenize",
+            "tokens",
+            1,
+            "Encode a corpus into token shards.",
+            "foundling.tokenization.config:TokenizeConfig",
+            "foundling.corpus.encode:build_tokens",
+            {"corpus": Port(("corpus",), "the corpus"), "tokenizer": Port(("tokenizer", "model"), "the tokenizer")},
+        ),
+        Stage(
+            "pretrain",
+            "model",
+            1,
+            "Train a model on token shards, from nothing or from a base.",
+            "foundling.training.config:PretrainConfig",
+            "foundling.training.pretrain:build_pretrained",
+            {
+                "tokens": Port(("tokens",), "the token shards"),
+                "base": Port(_MODEL, "a model to continue from", required=False),
+            },
+        ),
+        Stage(
+            "sft",
+            "model",
+            1,
+            "Fine-tune on instructions and answers.",
+            "foundling.post_training.config:SFTConfig",
+            "foundling.post_training.sft:build_sft",
+            {"base": _BASE},
+            outside="foundling.post_training.data:outside",
+        ),
+        Stage(
+            "prefer",
+            "model",
+            1,
+            "Learn from preferences (DPO).",
+            "foundling.post_training.config:PreferConfig",
+            "foundling.post_training.prefer:build_preferred",
+            {"base": _BASE},
+            outside="foundling.post_training.data:outside",
+        ),
+        Stage(
+            "reinforce",
+            "model",
+            1,
+            "Learn from verifiable rewards (GRPO).",
+            "foundling.post_training.config:ReinforceConfig",
+            "foundling.post_training.reinforce:build_reinforced",
+            {"base": _BASE},
+        ),
+        Stage(
+            "evaluate",
+            "evaluation",
+            1,
+            "Score a model, with intervals and baselines.",
+            "foundling.evaluation.config:EvaluateConfig",
+            "foundling.evaluation.evaluate:build_evaluation",
+            {
+                "model": Port(_MODEL, "the model to score"),
+                "corpus": Port(("corpus",), "where held-out texts come from", required=False),
+                "against": Port(("evaluation",), "an evaluation to compare with, item by item", required=False),
+            },
+        ),
+        Stage(
+            "compress",
+            "model",
+            1,
+            "Quantize a model.",
+            "foundling.compression.config:CompressConfig",
+            "foundling.compression.compress:build_compressed",
+            {
+                "model": Port(_MODEL, "the model to compress"),
+                "corpus": Port(("corpus",), "calibration text", required=False),
+            },
+        ),
+        Stage(
+            "report",
+            "report",
+            1,
+            "One page about a whole life.",
+            "foundling.releases.report:ReportConfig",
+            "foundling.releases.report:build_report",
+            {"*": Port(("corpus", "tokenizer", "tokens", "model", "adapter", "evaluation"), "what it reports on")},
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Node:
+    """One stage of a resolved life. Its key is known before anything runs, since keys depend only on keys."""
+
+    name: str
+    stage: Stage
+    config: Config
+    sources: dict[str, str]  # port -> name of another node, or an outside spec
+    inputs: dict[str, Artifact | str]  # port -> outside artifact, or the key of another node
+    key: str
+
+
+def wired(verb: str) -> dict[str, Callable[..., Any]]:
+    """What a stage needs from layers above its own, as callables."""
+    if verb == "corpus":
+        return {"held_out_prompts": load_attribute("foundling.evaluation.tasks.expressions:held_out_prompts")}
+    if verb == "pretrain":
+        return {"sample": load_attribute("foundling.inference.model:sample_texts")}
+    return {}
+
+
+def stage_named(verb: str, where: str) -> Stage:
+    """The stage of a verb, or a refusal that names the nearest one."""
+    if verb not in STAGES:
+        raise FoundlingError(
+            f"{where}: there is no stage {verb!r}", f"stages: {', '.join(STAGES)}", nearest(verb, STAGES)
+        )
+    return STAGES[verb]
+
+
+def resolve(recipe: Recipe, store: Store) -> list[Node]:
+    """The recipe's stages in an order in which inputs come first, each with its typed config and its key.
+
+    Raises:
+        FoundlingError: unknown verbs, fields or ports, inputs that do not exist or go in a circle.
+    """
+    nodes: dict[str, Node] = {}
+    for name in _ordered(recipe):
+        spec = recipe.stages[name]
+        where = f"stage {name!r} of recipe {recipe.name!r}"
+        stage = stage_named(spec.stage, where)
+        config = typed_config(stage, spec, recipe.seed, where)
+        inputs: dict[str, Artifact | str] = {}
+        kinds = {}
+        for port, source in spec.inputs.items():
+            if source in recipe.stages:
+                inputs[port], kinds[port] = nodes[source].key, nodes[source].stage.kind
+            else:
+                wanted = stage.ports[port].kinds[0] if port in stage.ports else "model"
+                inputs[port] = found = outside_input(source, wanted, store, f"{where}, input {port!r}")
+                kinds[port] = found.kind
+        check_ports(stage, kinds)
+        keys = {port: item if isinstance(item, str) else item.key for port, item in inputs.items()}
+        key, _ = stage.key(config, keys)
+        nodes[name] = Node(name, stage, config, dict(spec.inputs), inputs, key)
+    return list(nodes.values())
+
+
+def typed_config(stage: Stage, spec: StageSpec, seed: int, where: str) -> Config:
+    """The stage's config, with the recipe's seed if it does not set its own."""
+    fields = dict(spec.config)
+    if "seed" in stage.config_type.model_fields:
+        fields.setdefault("seed", seed)
+    return parse(stage.config_type, fields, where)
+
+
+def outside_input(spec: str, kind: str, store: Store, where: str) -> Artifact:
+    """An input that is not a stage of the recipe: a path, life/stage, key, package or hub id."""
+    artifact = store.resolve(spec, kind)
+    if artifact is None and kind == "model":
+        artifact = Artifact.outside(load_attribute("foundling.inference.model:locate")(spec), "model")
+    if artifact is None:
+        raise FoundlingError(f"{where}: {spec!r} is neither a stage of the recipe nor a path, life/stage or key")
+    return artifact
+
+
+def run_life(recipe: Recipe, store: Store, life: Life, on_stage: Callable[[Node, Artifact, bool], None]) -> Life:
+    """Run every stage of a life that has no artifact yet, recording each as it is done.
+
+    `life` carries the resolved recipe (what the planner chose included). A second run on the same life waits.
+    """
+    with locked(life_path(store, recipe.name).with_suffix(".lock"), f"life {recipe.name!r}"):
+        nodes = resolve(recipe, store)
+        life.stages = {}
+        made: dict[str, Artifact] = {}
+        with progress.task(f"life {recipe.name}", total=len(nodes), unit="stages") as bar:
+            for node in nodes:
+                inputs = {
+                    port: made[node.sources[port]] if isinstance(item, str) else item
+                    for port, item in node.inputs.items()
+                }
+                artifact, reused = run_stage(store, node.stage, node.config, inputs, wired(node.stage.verb))
+                made[node.name] = artifact
+                life.stages[node.name] = artifact.key
+                write_life(store, life)
+                on_stage(node, artifact, reused)
+                bar.advance(1)
+    return life
+
+
+def announce(node: Node, artifact: Artifact, reused: bool) -> None:
+    """One line for a finished stage."""
+    took = "reused" if reused else human_time(float(artifact.run.get("seconds", 0)))
+    progress.say(
+        f"  [green]✓[/] {node.name:<22} {took:>8}   {artifact.kind} {artifact.key}, {human_bytes(artifact.size)}"
+    )
+
+
+def open_life(recipe: Recipe, store: Store) -> Life:
+    """The recorded life of that name, or a new one, carrying this recipe."""
+    life = read_life(store, recipe.name) or Life(recipe.name)
+    life.recipe = recipe.model_dump(mode="json")
+    life.updated = time.time()
+    return life
+
+
+def _ordered(recipe: Recipe) -> Iterator[str]:
+    """Names in recipe order, moved back only as far as their inputs demand. Raises on a circle."""
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> Iterator[str]:
+        if name in path:
+            raise FoundlingError(f"recipe {recipe.name!r}: inputs go in a circle", " -> ".join((*path, name)))
+        if name not in done:
+            for source in recipe.stages[name].inputs.values():
+                if source in recipe.stages:
+                    yield from visit(source, (*path, name))
+            done.add(name)
+            yield name
+
+    for name in recipe.stages:
+        yield from visit(name, ())

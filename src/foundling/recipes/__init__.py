@@ -1,0 +1,1 @@
+"""Recipes: a whole life on one page of YAML, and how to read one."""
