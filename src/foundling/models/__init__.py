@@ -1,0 +1,1 @@
+"""Models: parts (`layers/`), published architectures (`families/`), their cost, and their Hugging Face directories."""

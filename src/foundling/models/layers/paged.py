@@ -1,0 +1,30 @@
+"""Paged keys and values: one pool of blocks per layer, shared by all sequences (Kwon et al. 2023, arXiv:2309.06180)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from foundling.models.context import CacheView
+
+
+class PagedKV:
+    """Keys and values of one layer, (blocks, block_size, kv_heads, head_dim) each. Block 0 takes the padding."""
+
+    def __init__(
+        self, blocks: int, block_size: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device | str
+    ) -> None:
+        shape = (blocks, block_size, kv_heads, head_dim)
+        # zeros, not empty: a masked NaN would still poison the weighted sum of values
+        self.keys = torch.zeros(shape, dtype=dtype, device=device)
+        self.values = torch.zeros(shape, dtype=dtype, device=device)
+
+    def write(self, cache: CacheView, keys: Tensor, values: Tensor) -> None:
+        """Store the new tokens' keys and values (rows, time, kv_heads, head_dim) in their slots."""
+        slots = cache.write_slots.flatten()
+        for pool, new in ((self.keys, keys), (self.values, values)):
+            pool.flatten(0, 1).index_copy_(0, slots, new.flatten(0, 1).to(pool.dtype))
+
+    def read(self, cache: CacheView) -> tuple[Tensor, Tensor]:
+        """Everything in each row's blocks, (rows, max_blocks * block_size, kv_heads, head_dim), in position order."""
+        return self.keys[cache.block_table].flatten(1, 2), self.values[cache.block_table].flatten(1, 2)
