@@ -1,0 +1,1 @@
+"""The one training loop: objectives, optimizers, schedules, checkpoints, and the pretraining stage."""

@@ -1,0 +1,96 @@
+"""Checkpoints of a run in progress: whole or absent, without pickle, and refused by a run they do not belong to.
+
+    SCRATCH/checkpoint-00000400/   weights.safetensors, optimizer.safetensors, state.json
+
+Resuming is exact to the bit: data order and dropout are functions of (seed, step), so the weights, the optimizer's
+state and the step are all there is.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from foundling.core.errors import FoundlingError
+from foundling.core.files import sync_tree, write_json
+from foundling.training.optimizers.build import Optimizers
+
+PREFIX = "checkpoint-"
+
+
+def save(scratch: Path, step: int, module: nn.Module, optimizers: Optimizers, state: dict[str, Any]) -> Path:
+    """Write the checkpoint of `step`, then delete the older ones.
+
+    Raises:
+        FoundlingError: the disk is full. The earlier checkpoint is intact.
+    """
+    target = scratch / f"{PREFIX}{step:08d}"
+    draft = scratch / f".{target.name}"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        save_file(_weights(module), draft / "weights.safetensors")
+        save_file({k: v.contiguous() for k, v in optimizers.state().items()}, draft / "optimizer.safetensors")
+        write_json(draft / "state.json", state)
+        sync_tree(draft)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise _disk_full(scratch, step, error) from error
+    shutil.rmtree(target, ignore_errors=True)
+    draft.rename(target)
+    for older in _all(scratch)[:-1]:
+        shutil.rmtree(older, ignore_errors=True)
+    return target
+
+
+def latest(scratch: Path) -> Path | None:
+    """The newest whole checkpoint, or None."""
+    found = _all(scratch)
+    return found[-1] if found else None
+
+
+def load(path: Path, module: nn.Module, optimizers: Optimizers, fingerprint: dict[str, Any]) -> dict[str, Any]:
+    """Restore weights and optimizer in place and return the state.
+
+    Raises:
+        FoundlingError: the checkpoint belongs to another run: naming what differs.
+    """
+    state: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    saved = state["fingerprint"]
+    differing = sorted(key for key in {*saved, *fingerprint} if saved.get(key) != fingerprint.get(key))
+    if differing:
+        key = differing[0]
+        what = f"the checkpoint {path} is of another run: {', '.join(differing)} differ"
+        why = f"{key} was {saved.get(key)!r} and is now {fingerprint.get(key)!r}"
+        raise FoundlingError(what, why, "Restore it, or delete the checkpoint to start anew")
+    weights = load_file(path / "weights.safetensors")
+    parameters = dict(module.named_parameters())
+    for name, value in weights.items():
+        parameters[name].data.copy_(value)
+    optimizers.load_state(load_file(path / "optimizer.safetensors"))
+    return state
+
+
+def _weights(module: nn.Module) -> dict[str, Tensor]:
+    """Trained weights only (tied ones once): the frozen come from the base model."""
+    return {name: p.detach().contiguous() for name, p in module.named_parameters() if p.requires_grad}
+
+
+def _all(scratch: Path) -> list[Path]:
+    return sorted(scratch.glob(f"{PREFIX}*"))
+
+
+def _disk_full(scratch: Path, step: int, error: Exception) -> FoundlingError:
+    kept = latest(scratch)
+    intact = f"the earlier checkpoint {kept.name} is intact" if kept else "there is no earlier checkpoint"
+    what = f"the checkpoint of step {step} could not be written: {error}"
+    return FoundlingError(what, intact, "Free some space and run the same command again to go on")

@@ -1,0 +1,63 @@
+"""What a training run is asked to do. No torch here: the command line reads these to make its flags."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from foundling.core.config import Config, option
+
+OptimizerName = Literal["muon", "adamw", "sgd"]
+ScheduleName = Literal["cosine", "wsd", "linear", "constant", "inverse_sqrt"]
+Precision = Literal["bf16", "fp32"]
+MAX_RATE = 10.0
+
+
+class TrainingConfig(Config):
+    """The loop's options, shared by every stage that trains. A row is one packed sequence or one example."""
+
+    seed: int = option(0, "seed of the data order, of dropout and of whatever else is drawn", ge=0)
+    steps: int = option(800, "optimizer steps", ge=1)
+    batch_size: int = option(16, "rows in one step, over all processes and micro-batches", ge=1)
+    micro_batch: int = option(0, "rows in one forward pass; 0: the whole batch of the process at once", ge=0)
+    context: int = option(256, "longest row, in tokens", ge=2)
+
+    optimizer: OptimizerName = option("muon", "muon (matrices; the rest by AdamW), adamw or sgd")
+    learning_rate: float = option(3e-3, "peak rate of AdamW or SGD: vectors, embeddings, head", gt=0, le=MAX_RATE)
+    matrix_learning_rate: float = option(0.02, "peak rate of Muon, for the matrices of the blocks", gt=0, le=MAX_RATE)
+    weight_decay: float = option(0.0, "decoupled weight decay of the matrices", ge=0, lt=1)
+    beta1: float = option(0.9, "AdamW: decay of the mean gradient", ge=0, lt=1)
+    beta2: float = option(0.95, "AdamW: decay of the mean squared gradient", ge=0, lt=1)
+    momentum: float = option(0.95, "Muon and SGD: decay of the momentum", ge=0, lt=1)
+    clip: float = option(1.0, "largest norm of the gradient; 0: do not clip", ge=0)
+
+    schedule: ScheduleName = option("wsd", "shape of the learning rate over the steps")
+    warmup: float = option(0.02, "part of the steps in which the rate rises from zero", ge=0, lt=1)
+    decay: float = option(0.4, "wsd: part of the steps in which the rate falls", gt=0, le=1)
+    final_rate: float = option(0.0, "rate at the last step, relative to the peak", ge=0, le=1)
+
+    precision: Precision = option("bf16", "of the forward and backward pass; weights and sums are always kept in fp32")
+
+    checkpoint_every_s: float = option(60.0, "seconds between checkpoints", affects_result=False, gt=0)
+    checkpoint_every: int = option(0, "steps between checkpoints; 0: by time only", affects_result=False, ge=0)
+    evaluate_every: int = option(0, "steps between evaluations; 0: at the end only", affects_result=False, ge=0)
+    sample_every: int = option(0, "steps between sample generations; 0: at the end only", affects_result=False, ge=0)
+    log_every: int = option(10, "steps between lines of the log", affects_result=False, ge=1)
+
+    @model_validator(mode="after")
+    def _micro_batch_divides(self) -> TrainingConfig:
+        if self.micro_batch and self.batch_size % self.micro_batch:
+            raise ValueError(f"batch_size {self.batch_size} is not a multiple of micro_batch {self.micro_batch}")
+        return self
+
+
+class PretrainConfig(TrainingConfig):
+    """The stage `pretrain`: a model from nothing, or the base model trained on."""
+
+    preset: str = option("quickstart-3m", "architecture and size, see `foundling models`; ignored with a base model")
+    document_mask: bool = option(False, "tokens attend only within their own document")
+    validation_tokens: int = option(200_000, "tokens of the validation split that are scored", ge=1)
+    prompts: tuple[str, ...] = option(
+        ("def ", "import os\n", "class Stack:\n"), "prompts of the sample generations", affects_result=False
+    )

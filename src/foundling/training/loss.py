@@ -1,0 +1,136 @@
+"""Cross entropy over a large vocabulary without ever holding all the logits.
+
+The head is applied to a few hundred positions at a time, and the gradient of each chunk is taken at once, while its
+logits are still in the cache: the memory is that of one chunk, and the backward pass of the head costs nothing more.
+The idea is that of Liger's fused linear cross entropy (Hsu et al. 2024, arXiv:2410.10989) for any head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from foundling.training.batch import Batch
+from foundling.training.objective import LossSum
+
+CHUNK_LOGITS = 1 << 21  # logits in one chunk: 8 MB in fp32, near the size of a cache
+
+
+def next_token_loss(model: Any, batch: Batch, *, z_loss: float = 0.0) -> LossSum:
+    """Summed cross entropy of a batch's targets under a decoder, in nats, weighted by its loss mask."""
+    from foundling.models.context import Context
+
+    ctx = None if batch.segments is None else Context.packed(batch.segments)
+    hidden = model.hidden(batch.tokens, ctx)  # (rows, time, dim)
+    total = cross_entropy_sum(hidden, model, batch.targets, batch.loss_mask, z_loss=z_loss)
+    return LossSum(total, batch.scored())
+
+
+def cross_entropy_sum(
+    hidden: Tensor, model: Any, targets: Tensor, weights: Tensor, *, z_loss: float = 0.0, chunk: int = 0
+) -> Tensor:
+    """Σ weight · (−log p(target) + z_loss · log²Z): float32 scalar, differentiable in the hidden states and the head.
+
+    Args:
+        hidden: (..., dim).
+        model: has `head(hidden) -> logits (..., vocab)` and `head_parameters() -> list of tensors it depends on`.
+        targets, weights: (...); positions of weight 0 cost nothing: the head is not applied to them.
+        chunk: positions at a time; 0: as many as make two million logits.
+    """
+    hidden, targets = hidden.flatten(0, -2), targets.flatten()
+    weights = weights.flatten().float()
+    if not bool(weights.all()):
+        scored = weights.nonzero().squeeze(1)
+        hidden, targets, weights = hidden[scored], targets[scored], weights[scored]
+    if not len(targets):
+        return hidden.sum().float() * 0.0
+    parameters = head_parameters(model)
+    size = chunk or max(64, CHUNK_LOGITS // parameters[0].shape[0])
+    if not torch.is_grad_enabled():
+        with torch.no_grad():
+            parts = zip(hidden.split(size), targets.split(size), weights.split(size), strict=True)
+            return torch.stack([_loss(model.head(h), t, w, z_loss) for h, t, w in parts]).sum()
+    total: Tensor = _ChunkedLoss.apply(hidden, targets, weights, model.head, size, z_loss, *parameters)
+    return total
+
+
+def head_parameters(model: Any) -> list[Tensor]:
+    """The tensors that a decoder's head depends on: the output matrix, or the tied embedding."""
+    output = model.output if model.output is not None else model.embedding
+    return [output.weight]
+
+
+def token_logprobs(hidden: Tensor, head: nn.Module | Callable[[Tensor], Tensor], targets: Tensor) -> Tensor:
+    """log p(target) of each position, (..., dim) and (...) -> (...) float32, differentiable the ordinary way."""
+    return -torch.nn.functional.cross_entropy(
+        head(hidden.flatten(0, -2)).float(), targets.flatten(), reduction="none"
+    ).view_as(targets)
+
+
+def _loss(logits: Tensor, targets: Tensor, weights: Tensor, z_loss: float) -> Tensor:
+    logits = logits.float()
+    log_z = logits.logsumexp(-1)
+    picked = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    return (weights * (log_z - picked + z_loss * log_z**2)).sum()
+
+
+class _ChunkedLoss(torch.autograd.Function):
+    """Gradients are computed in the forward pass, chunk by chunk, and only scaled in the backward pass."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        hidden: Tensor,
+        targets: Tensor,
+        weights: Tensor,
+        head: Callable[[Tensor], Tensor],
+        size: int,
+        z_loss: float,
+        *parameters: Tensor,
+    ) -> Tensor:
+        wanted = [p for p in parameters if p.requires_grad]
+        sums = [torch.zeros_like(p, dtype=torch.float32) for p in wanted]
+        grad_hidden = torch.empty_like(hidden)
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        for start in range(0, len(targets), size):
+            part = slice(start, start + size)
+            with torch.enable_grad():
+                leaf = hidden[part].detach().requires_grad_()
+                logits = head(leaf)
+            grad_logits, loss = _loss_and_gradient(logits.detach(), targets[part], weights[part], z_loss)
+            grads = torch.autograd.grad(logits, [leaf, *wanted], grad_logits)
+            grad_hidden[part] = grads[0]
+            for total_grad, grad in zip(sums, grads[1:], strict=True):
+                total_grad += grad
+            total += loss
+        ctx.save_for_backward(grad_hidden, *sums)
+        ctx.wants = [p.requires_grad for p in parameters]
+        ctx.dtypes = [p.dtype for p in parameters]
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        grad_hidden, *sums = ctx.saved_tensors
+        remaining = iter(sums)
+        grads = [
+            (next(remaining) * grad_total).to(dtype) if wanted else None
+            for wanted, dtype in zip(ctx.wants, ctx.dtypes, strict=True)
+        ]
+        return grad_hidden * grad_total, None, None, None, None, None, *grads
+
+
+def _loss_and_gradient(logits: Tensor, targets: Tensor, weights: Tensor, z_loss: float) -> tuple[Tensor, Tensor]:
+    """d loss / d logits in the logits' dtype, and the summed loss. Works in place on one fp32 copy."""
+    probabilities = logits.float() if logits.dtype != torch.float32 else logits.clone()
+    log_z = probabilities.logsumexp(-1, keepdim=True)  # (positions, 1)
+    picked = probabilities.gather(-1, targets.unsqueeze(-1))
+    column = weights.unsqueeze(-1)
+    loss = (column * (log_z - picked + z_loss * log_z**2)).sum()
+    probabilities.sub_(log_z).exp_()
+    if z_loss:
+        probabilities.mul_(1 + 2 * z_loss * log_z)
+    probabilities.scatter_add_(-1, targets.unsqueeze(-1), torch.full_like(log_z, -1.0))
+    return probabilities.mul_(column).to(logits.dtype), loss

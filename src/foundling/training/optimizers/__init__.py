@@ -1,0 +1,1 @@
+"""How gradients become updates: Muon for matrices, AdamW for the rest."""

@@ -1,0 +1,94 @@
+"""Which optimizer moves which weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from foundling.core.errors import FoundlingError
+from foundling.training.config import TrainingConfig
+from foundling.training.optimizers.muon import Muon
+
+
+class Optimizers:
+    """The run's optimizers as one. Each parameter group keeps its peak rate; `set_rate` scales all by the schedule."""
+
+    def __init__(self, optimizers: list[torch.optim.Optimizer], names: dict[Tensor, str]) -> None:
+        self.optimizers, self.names = optimizers, names
+        self.peaks = [[float(group["lr"]) for group in optimizer.param_groups] for optimizer in optimizers]
+
+    def set_rate(self, factor: float) -> None:
+        """Set every group's learning rate to `factor` times its peak."""
+        for optimizer, peaks in zip(self.optimizers, self.peaks, strict=True):
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * factor
+
+    def step(self) -> None:
+        """Apply the gradients."""
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+    def state(self) -> dict[str, Tensor]:
+        """Every state tensor by "parameter|state name"."""
+        return {
+            f"{self.names[parameter]}|{key}": value
+            for optimizer in self.optimizers
+            for parameter, entries in optimizer.state.items()
+            for key, value in entries.items()
+        }
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Restore what `state` returned."""
+        owner = {
+            self.names[p]: (optimizer, p) for optimizer in self.optimizers for g in optimizer.param_groups for p in g["params"]
+        }
+        for name, value in state.items():
+            parameter_name, _, key = name.rpartition("|")
+            optimizer, parameter = owner[parameter_name]
+            optimizer.state[parameter][key] = value
+
+
+def build_optimizers(module: nn.Module, config: TrainingConfig) -> Optimizers:
+    """Muon for the blocks' matrices and AdamW for the rest, or one of AdamW and SGD for all. Only matrices decay."""
+    names = {p: name for name, p in module.named_parameters() if p.requires_grad}
+    if not names:
+        raise FoundlingError("the model has no weights to train", "every parameter is frozen")
+    hidden = hidden_matrices(module)
+    matrices = [p for p in names if p in hidden]
+    others = [p for p in names if p not in hidden]
+    if config.optimizer == "muon":
+        muon = [_muon(matrices, config)] if matrices else []
+        adamw = [_adamw([{"params": others, "weight_decay": 0.0}], config)] if others else []
+        return Optimizers([*muon, *adamw], names)
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in names if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in names if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if config.optimizer == "adamw":
+        return Optimizers([_adamw(groups, config)], names)
+    return Optimizers([torch.optim.SGD(groups, config.learning_rate, config.momentum, nesterov=config.momentum > 0)], names)
+
+
+def hidden_matrices(module: nn.Module) -> set[Tensor]:
+    """The trained matrices between embedding and head: weights (out, in), or (experts, out, in), that Muon suits."""
+    outside: set[Tensor] = set()
+    for name, child in module.named_modules():
+        if isinstance(child, nn.Embedding) or name.rpartition(".")[2] in {"output", "lm_head", "score"}:
+            outside.update(child.parameters(recurse=False))
+    linear = {p for child in module.modules() if isinstance(child, nn.Linear) for p in child.parameters(recurse=False)}
+    experts = {p for name, p in module.named_parameters() if p.ndim == 3 and "experts" in name}
+    return {p for p in linear | experts if p.requires_grad and p.ndim >= 2 and p not in outside}
+
+
+def _muon(matrices: list[Tensor], config: TrainingConfig) -> Muon:
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    return Muon(matrices, config.matrix_learning_rate, config.momentum, config.weight_decay, dtype)
+
+
+def _adamw(groups: list[dict[str, Any]], config: TrainingConfig) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter 2019), fused into one pass over memory."""
+    betas = (config.beta1, config.beta2)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=1e-10, weight_decay=0.0, fused=True)

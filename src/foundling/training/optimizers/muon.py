@@ -1,0 +1,88 @@
+"""Muon: momentum whose matrices are replaced by their nearest semi-orthogonal ones.
+
+Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; the scale √(rows/cols) makes one learning
+rate fit every shape and width (Bernstein & Newhouse 2024, "Old optimizer, new norm").
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic whose iteration drives singular values towards 1
+STEPS = 5
+
+
+class Muon(torch.optim.Optimizer):
+    """For the 2-D weights (out, in) of a network's hidden layers, and stacks of them (experts, out, in).
+
+    Args:
+        lr: step size in spectral norm: an update has singular values near lr · √max(1, out/in).
+        momentum: decay of the momentum; Nesterov's form.
+        weight_decay: decoupled.
+        dtype: of the orthogonalisation. bf16 is enough to train; fp32 makes runs that differ in rounding agree.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 0.02,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        dtype: torch.dtype = torch.bfloat16,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.dtype = dtype
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Update every parameter that has a gradient; matrices of one shape go through the iteration together."""
+        for group in self.param_groups:
+            shapes: dict[torch.Size, list[Tensor]] = defaultdict(list)
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    shapes[parameter.shape].append(parameter)
+            for parameters in shapes.values():
+                self._step_same_shape(parameters, group)
+
+    def _step_same_shape(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        buffers = [self._momentum(p) for p in parameters]
+        momentum, lr = group["momentum"], group["lr"]
+        torch._foreach_lerp_(buffers, gradients, 1 - momentum)
+        nesterov = torch._foreach_lerp(gradients, buffers, momentum)
+        updates = orthogonalize(torch.stack(nesterov).to(self.dtype))
+        rows, cols = parameters[0].shape[-2:]
+        if group["weight_decay"]:
+            torch._foreach_mul_(parameters, 1 - lr * group["weight_decay"])
+        scaled = updates.to(parameters[0].dtype).mul_(lr * max(1.0, rows / cols) ** 0.5)
+        torch._foreach_sub_(parameters, list(scaled.unbind()))
+
+    def _momentum(self, parameter: Tensor) -> Tensor:
+        state = self.state[parameter]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(parameter)
+        buffer: Tensor = state["momentum"]
+        return buffer
+
+
+def orthogonalize(matrices: Tensor, steps: int = STEPS) -> Tensor:
+    """(..., m, n) -> (..., m, n): about U Vᵀ of each matrix's singular value decomposition U S Vᵀ.
+
+    A quintic Newton–Schulz iteration: singular values end within about [0.7, 1.2].
+    """
+    a, b, c = COEFFICIENTS
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.mT if tall else matrices
+    shape = x.shape
+    x = x.reshape(-1, *shape[-2:])
+    x = x / (x.float().norm(dim=(-2, -1), keepdim=True) + 1e-7).to(x.dtype)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    x = x.reshape(shape)
+    return x.mT if tall else x

@@ -1,0 +1,285 @@
+"""The one training loop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from foundling.core import progress
+from foundling.core.config import identity
+from foundling.core.errors import FoundlingError
+from foundling.core.rng import seed_for
+from foundling.training import checkpoint
+from foundling.training.batch import Batch
+from foundling.training.config import TrainingConfig
+from foundling.training.monitor import Monitor, StepReport
+from foundling.training.objective import LossSum, Objective
+from foundling.training.optimizers.build import build_optimizers
+from foundling.training.parallel import World, gradient_norm
+from foundling.training.precision import LossAt
+from foundling.training.schedule import rate_factor
+from foundling.training.signals import StopSignals
+
+Evaluate = Callable[[nn.Module], dict[str, float]]
+Sample = Callable[[nn.Module], list[str]]
+RECENT = 50  # steps whose mean is the summary's loss
+
+
+@dataclass(frozen=True)
+class TrainingSummary:
+    """What a run did. All but the last three fields are the same on every run of the same training.
+
+    Attributes:
+        loss: mean over the last steps, in the objective's unit (nats a token for language modelling).
+        evaluation: the final evaluation's numbers.
+        metrics: the last step's means of the objective's own metrics.
+    """
+
+    steps: int
+    tokens: int
+    loss: float
+    evaluation: dict[str, float]
+    metrics: dict[str, float]
+    seconds: float
+    tokens_per_s: float
+    mfu: float | None
+
+
+@dataclass
+class _State:
+    step: int = 0
+    recent: list[float] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
+    evaluated: int = -1
+    sampled: int = -1
+    evaluation: dict[str, float] = field(default_factory=dict)
+
+
+class Trainer:
+    """Trains a module on an objective; whatever happens, the last checkpoint in `scratch` lets it go on.
+
+    Args:
+        module: its parameters that require gradients are trained, in place.
+        objective: batches and loss.
+        scratch: where checkpoints are kept; a run that finds one there goes on from it.
+        evaluate: scores the module (in eval mode, without gradients); numbers by name.
+        sample: texts to log, to see the model learn.
+        log: JSONL file of the run.
+        data: what the batches are made from (artifact keys, hashes): a checkpoint of other data is refused.
+        flops_per_token: FLOPs of training on one token, for MFU.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        objective: Objective,
+        config: TrainingConfig,
+        scratch: Path,
+        *,
+        log: Path,
+        evaluate: Evaluate | None = None,
+        sample: Sample | None = None,
+        data: str = "",
+        flops_per_token: float = 0.0,
+        title: str = "training",
+    ) -> None:
+        self.module, self.objective, self.config, self.scratch = module, objective, config, scratch
+        self.evaluate, self.sample, self.title = evaluate, sample, title
+        self.world = World()
+        self.optimizers = build_optimizers(module, config)
+        self.weights = [p for p in module.parameters() if p.requires_grad]
+        self.device = self.weights[0].device
+        self.loss_at = LossAt(module, objective, config.precision)
+        self.monitor = Monitor(log, config.log_every, flops_per_token, config.precision)
+        self.fingerprint = {"data": data, "config": identity(config), "weights": _shapes(module)}
+        self.state = _State()
+        self._first: tuple[int, Batch] | None = None
+        self._saved_at = time.monotonic()
+
+    def fit(self) -> TrainingSummary:
+        """Train to the last step and return what happened.
+
+        Raises:
+            FoundlingError: the loss is not a number (naming the step and the documents), a checkpoint of another run,
+                a batch that does not fit in memory, a full disk.
+            Interrupted: SIGTERM or SIGINT; a checkpoint is saved.
+        """
+        self._resume()
+        self.module.train()
+        with StopSignals() as signals, progress.task(self.title, self.config.steps - self.state.step, "steps") as bar:
+            self._dry_run()
+            while self.state.step < self.config.steps:
+                report = self._train_step(self.state.step)
+                bar.advance(1, loss=report.loss, tokens_per_s=self.monitor.speed())
+                stopping = self.world.agree(signals.received is not None)
+                if stopping or self._checkpoint_due():
+                    self._save()
+                if stopping:
+                    signals.raise_if_received(self.state.step, self.config.steps)
+                self._look()
+        return self._summary()
+
+    # --- one step -------------------------------------------------------------------------------------------------
+
+    def _train_step(self, step: int) -> StepReport:
+        self.monitor.start_step()
+        batch = self._batch(step)
+        parts = self.world.share(batch).split(self.config.micro_batch)
+        results = [self._backward(part, step, index) for index, part in enumerate(parts)]
+        loss, metrics, count = self._totals(results)
+        self._require_finite(loss, step, results, parts)
+        norm = self._scale_gradients(count)
+        self._require_finite(norm, step, results, parts)
+        factor = rate_factor(self.config, step)
+        self.optimizers.set_rate(factor)
+        self.optimizers.step()
+        self.module.zero_grad(set_to_none=True)
+        self.state.step = step + 1
+        self.state.recent = [*self.state.recent, loss][-RECENT:]
+        self.state.metrics = metrics
+        report = StepReport(step, loss, norm, factor, batch.tokens.numel(), metrics)
+        self.monitor.end_step(report, last=self.state.step == self.config.steps)
+        return report
+
+    def _batch(self, step: int) -> Batch:
+        if self._first is not None and self._first[0] == step:
+            batch, self._first = self._first[1], None
+            return batch
+        return self.objective.batch(step, self.module)
+
+    def _backward(self, part: Batch, step: int, index: int) -> LossSum:
+        """Add one micro-batch's gradients of the summed loss. Its randomness (dropout) is a function of the step."""
+        torch.manual_seed(seed_for(self.config.seed, "step", step, self.world.rank, index))
+        result = self.loss_at.compute(part.to(self.device))
+        result.total.backward()  # type: ignore[no-untyped-call]
+        return result
+
+    def _totals(self, results: list[LossSum]) -> tuple[float, dict[str, float], float]:
+        """Mean loss, mean metrics and the count, over all micro-batches and processes."""
+        names = sorted({name for result in results for name in result.metrics})
+        sums = [sum(float(result.total.detach()) for result in results), sum(float(result.count) for result in results)]
+        for name in names:
+            pairs = [result.metrics[name] for result in results if name in result.metrics]
+            sums += [sum(float(total) for total, _ in pairs), sum(float(count) for _, count in pairs)]
+        total, count, *rest = self.world.sum(sums)
+        metrics = {name: rest[2 * i] / max(rest[2 * i + 1], 1e-12) for i, name in enumerate(names)}
+        return total / max(count, 1e-12), metrics, count
+
+    def _scale_gradients(self, count: float) -> float:
+        """Turn summed gradients into those of the mean, clip them, and return their norm before clipping."""
+        self.world.sum_gradients(self.module)
+        gradients = [p.grad for p in self.weights if p.grad is not None]
+        norm = float(gradient_norm(gradients)) / max(count, 1e-12)
+        clip = self.config.clip
+        shrink = min(1.0, clip / (norm + 1e-6)) if clip and math.isfinite(norm) else 1.0
+        torch._foreach_mul_(gradients, shrink / max(count, 1e-12))
+        return norm
+
+    def _require_finite(self, value: float, step: int, results: list[LossSum], parts: list[Batch]) -> None:
+        if math.isfinite(value):
+            return
+        bad = [i for i, result in enumerate(results) if not math.isfinite(float(result.total.detach()))]
+        sources = [source for i in bad or range(len(parts)) for source in parts[i].sources]
+        named = "; ".join(sources[:8]) + (f" and {len(sources) - 8} more" if len(sources) > 8 else "")
+        what = f"the {'loss' if bad else 'gradient'} became {value} at step {step}"
+        why = f"the batch's documents: {named or 'not named by this objective'}"
+        raise FoundlingError(what, why, "Lower the learning rate, or look at these documents; the last checkpoint is intact")
+
+    def _dry_run(self) -> None:
+        """One micro-batch forward and backward before anything else: what does not fit fails now, with advice."""
+        if self.state.step >= self.config.steps:
+            return
+        batch = self.objective.batch(self.state.step, self.module)
+        self._first = (self.state.step, batch)
+        part = self.world.share(batch).split(self.config.micro_batch)[0]
+        try:
+            self._backward(part, self.state.step, 0)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise _does_not_fit(part) from error
+        except RuntimeError as error:
+            if "not enough memory" not in str(error):
+                raise
+            raise _does_not_fit(part) from error
+        self.module.zero_grad(set_to_none=True)
+
+    # --- between steps --------------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        """Evaluate and sample when their turn has come, after saving."""
+        step, last = self.state.step, self.state.step == self.config.steps
+        evaluate = self.evaluate is not None and self.state.evaluated != step and _due(step, self.config.evaluate_every, last)
+        sample = self.sample is not None and self.state.sampled != step and _due(step, self.config.sample_every, last)
+        if not (evaluate or sample or last):
+            return
+        self._save()
+        self.module.eval()
+        with torch.no_grad():
+            if evaluate and self.evaluate is not None:
+                self.state.evaluation = self.evaluate(self.module)
+                self.monitor.write("evaluation", step=step, **self.state.evaluation)
+            if sample and self.sample is not None:
+                self.monitor.write("samples", step=step, texts=self.sample(self.module))
+        self.state.evaluated = step if evaluate else self.state.evaluated
+        self.state.sampled = step if sample else self.state.sampled
+        self.module.train()
+
+    def _checkpoint_due(self) -> bool:
+        every = self.config.checkpoint_every
+        by_step = every > 0 and self.state.step % every == 0
+        return self.world.agree(by_step or time.monotonic() - self._saved_at > self.config.checkpoint_every_s)
+
+    def _save(self) -> None:
+        state = vars(self.state) | {
+            "fingerprint": self.fingerprint,
+            "tokens": self.monitor.tokens,
+            "seconds": self.monitor.busy_s,
+        }
+        if self.world.rank == 0:
+            checkpoint.save(self.scratch, self.state.step, self.module, self.optimizers, state)
+        self.world.wait()
+        self._saved_at = time.monotonic()
+
+    def _resume(self) -> None:
+        path = checkpoint.latest(self.scratch)
+        self.world.same_weights(self.module)
+        if path is None:
+            self.monitor.resume(-1, 0, 0.0)
+            return
+        saved = checkpoint.load(path, self.module, self.optimizers, self.fingerprint)
+        self.state = _State(**{name: saved[name] for name in vars(self.state)})
+        self.monitor.resume(self.state.step, saved["tokens"], saved["seconds"])
+        progress.say(f"{self.title}: going on from step {self.state.step} of {self.config.steps}")
+        self._look()
+
+    def _summary(self) -> TrainingSummary:
+        recent, speed = self.state.recent, self.monitor.speed()
+        return TrainingSummary(
+            steps=self.state.step,
+            tokens=self.monitor.tokens,
+            loss=sum(recent) / max(len(recent), 1),
+            evaluation=self.state.evaluation,
+            metrics=self.state.metrics,
+            seconds=round(self.monitor.busy_s, 3),
+            tokens_per_s=round(speed, 1),
+            mfu=self.monitor.mfu(speed),
+        )
+
+
+def _due(step: int, every: int, last: bool) -> bool:
+    return last or (every > 0 and step % every == 0)
+
+
+def _shapes(module: nn.Module) -> dict[str, list[int]]:
+    return {name: list(p.shape) for name, p in module.named_parameters() if p.requires_grad}
+
+
+def _does_not_fit(part: Batch) -> FoundlingError:
+    rows, time_ = part.tokens.shape
+    what = f"a micro-batch of {rows} rows of {time_} tokens does not fit in memory"
+    return FoundlingError(what, fix=f"Set micro_batch to {max(1, rows // 2)}, or use a smaller context")
