@@ -86,9 +86,7 @@ def _resampled_ratios(top: Array, bottom: Array, rng: np.random.Generator, resam
     return np.concatenate(parts)
 
 
-def paired_permutation(
-    differences: ArrayLike, *, seed: Sequence[object] = (), permutations: int = 10_000
-) -> float:
+def paired_permutation(differences: ArrayLike, *, seed: Sequence[object] = (), permutations: int = 10_000) -> float:
     """Two-sided p that the mean of paired differences is 0: signs are flipped at random (Fisher 1935).
 
     Never 0: with R random flips the smallest p is 1 / (R + 1) (Phipson & Smyth 2010).

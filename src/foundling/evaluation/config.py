@@ -1,0 +1,52 @@
+"""What to evaluate a model on, and how it is asked. No torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from foundling.core.config import Config, option
+
+
+class BitsPerByteConfig(Config):
+    """Rolling log-likelihood of held-out documents."""
+
+    max_bytes: int = option(150_000, "text to score, in bytes: whole documents in order until this is reached", gt=0)
+    context: int | None = option(None, "tokens the model sees at once; None: all it was built for", gt=1)
+    window_context: float = option(
+        0.5, "share of each window that is context already scored (0: each window starts afresh)", ge=0.0, lt=1.0
+    )
+    baselines: bool = option(True, "measure gzip, xz and an n-gram model on the same documents")
+
+
+class SyntaxConfig(Config):
+    """Share of sampled continuations of held-out Python files that still parse."""
+
+    items: int = option(64, "files continued", gt=0)
+    prompt_lines: int = option(12, "lines of the file given as the prompt", gt=0)
+    max_tokens: int = option(64, "tokens sampled for each continuation", gt=0)
+    temperature: float = option(0.7, "0: greedy", ge=0.0)
+
+
+class ExpressionsConfig(Config):
+    """Instructions answered with one Python expression, graded by running it on hidden inputs."""
+
+    items: int = option(150, "instructions per held-out split (compositions, phrasings)", gt=0)
+    samples: int = option(8, "sampled answers per instruction for pass@8; 0: greedy only", ge=0)
+    temperature: float = option(0.8, "of the sampled answers", gt=0.0)
+    max_tokens: int = option(48, "longest answer, in tokens", gt=0)
+    prompt: Literal["chat", "few-shot"] = option(
+        "chat", "chat: the chat template; few-shot: plain text with worked examples, for base models"
+    )
+    shots: int = option(4, "worked examples of the few-shot prompt", ge=1)
+
+
+class EvaluateConfig(Config):
+    """The `evaluate` stage."""
+
+    tasks: tuple[str, ...] = option(("bits-per-byte", "syntax", "expressions"), "tasks, by name", min_length=1)
+    seed: int = option(0, "seeds sampling and resampling")
+    limit: int | None = option(None, "use only the first items of each task", gt=0)
+    block: int = option(64, "items asked and saved together: a broken-off run repeats at most one block", gt=0)
+    bits_per_byte: BitsPerByteConfig = option(BitsPerByteConfig(), "options of the task `bits-per-byte`")
+    syntax: SyntaxConfig = option(SyntaxConfig(), "options of the task `syntax`")
+    expressions: ExpressionsConfig = option(ExpressionsConfig(), "options of the task `expressions`")

@@ -1,0 +1,42 @@
+"""Held-out documents of a corpus artifact, and the compressors that a model is measured beside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import polars
+
+from foundling.core.artifacts import Artifact
+from foundling.core.errors import FoundlingError
+from foundling.core.rng import numpy_rng
+
+
+@dataclass(frozen=True)
+class Document:
+    """One held-out text; `source` is the collection it came from."""
+
+    id: str
+    text: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Documents:
+    """The validation split of a corpus; `corpus` is None when the evaluation was given none."""
+
+    corpus: Artifact | None
+
+    @cached_property
+    def validation(self) -> list[Document]:
+        """All held-out documents, in the artifact's order."""
+        if self.corpus is None:
+            fix = "Give the evaluation a `corpus` input, or choose other tasks"
+            raise FoundlingError("this task needs held-out text", "the evaluation has no corpus", fix)
+        frame = polars.read_parquet(self.corpus.file("validation.parquet"), columns=["id", "text", "source"])
+        return [Document(*row) for row in frame.iter_rows()]
+
+    def shuffled(self, purpose: str, seed: int) -> list[Document]:
+        """All held-out documents in a seeded order."""
+        order = numpy_rng(seed, purpose, "documents").permutation(len(self.validation))
+        return [self.validation[i] for i in order]

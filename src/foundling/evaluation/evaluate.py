@@ -1,0 +1,84 @@
+"""The stage `evaluate`: a model in, scores with intervals and every sample out.
+
+    results.json    every score with interval, n and reference; how the model was asked; comparison with `against`
+    samples.jsonl   one line per item: its outcome and what the model answered
+    timings.json    seconds and tokens of each task
+
+Items are asked in blocks and each finished block is saved in the draft's scratch, so a killed evaluation goes on
+where it was and ends with the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from foundling.core.artifacts import Artifact, Draft
+from foundling.core.stages import Inputs
+from foundling.evaluation.answering import LocalAnswerer
+from foundling.evaluation.compare import compare_outcomes
+from foundling.evaluation.config import EvaluateConfig
+from foundling.evaluation.running import run_task
+from foundling.evaluation.scores import (
+    FORMAT,
+    RESULTS,
+    SAMPLES,
+    outcome_line,
+    read_outcomes,
+    read_results,
+    summarise,
+)
+from foundling.evaluation.task import Evaluable, Item, Outcome
+from foundling.evaluation.tasks.registry import make_tasks
+from foundling.inference.model import load
+
+
+def build(config: EvaluateConfig, inputs: Inputs, draft: Draft) -> None:
+    """Run the stage. Tasks are made, and so their data checked, before the model is loaded."""
+    tasks = make_tasks(config, inputs.get("corpus"))
+    prepared = [(task, _limited(task, config)) for task in tasks]
+    model = load(inputs["model"].path)
+    most = model.module.config.max_positions
+    context = min(most, config.bits_per_byte.context or most)
+    answerer = LocalAnswerer(model.engine, model.tokenizer, most, context, config.bits_per_byte.window_context)
+    outcomes, timings = {}, {}
+    for task, items in prepared:
+        started = time.monotonic()
+        name = task.task.name
+        outcomes[name] = run_task(task, items, answerer, config.block, draft.scratch / f"{name}.samples.jsonl")
+        timings[name] = {"seconds": round(time.monotonic() - started, 3)}
+    results = {
+        "format": FORMAT,
+        "tasks": {task.task.name: summarise(task, outcomes[task.task.name], config.seed) for task, _ in prepared},
+    }
+    against = inputs.get("against")
+    if against is not None:
+        results["against"] = _compared(against, results, outcomes)
+    _write(draft, results, outcomes, timings)
+
+
+def _limited(task: Evaluable, config: EvaluateConfig) -> Sequence[Item]:
+    items = task.items()[: config.limit]
+    assert len({item.id for item in items}) == len(items), f"{task.task.name} has items with the same id"
+    return items
+
+
+def _compared(against: Artifact, results: dict[str, Any], outcomes: dict[str, list[Outcome]]) -> list[dict[str, Any]]:
+    mine = {task: {outcome.id: outcome for outcome in found} for task, found in outcomes.items()}
+    return [asdict(c) for c in compare_outcomes(read_results(against), read_outcomes(against), results, mine)]
+
+
+def _write(draft: Draft, results: dict[str, Any], outcomes: dict[str, list[Outcome]], timings: dict[str, Any]) -> None:
+    text = json.dumps(results, indent=2, ensure_ascii=False, sort_keys=True, allow_nan=False)
+    draft.file(RESULTS).write_text(text + "\n", encoding="utf-8")
+    with draft.file(SAMPLES).open("w", encoding="utf-8") as samples:
+        for task, found in outcomes.items():
+            samples.writelines(outcome_line(task, outcome) for outcome in found)
+    draft.file("timings.json").write_text(json.dumps(timings, indent=2) + "\n", encoding="utf-8")
+    for task, summary in results["tasks"].items():
+        for name, metric in summary["metrics"].items():
+            kept = {key: metric[key] for key in ("value", "low", "high", "n", "higher_is_better", "reference")}
+            draft.metrics[f"{task}.{name}"] = kept

@@ -1,0 +1,63 @@
+"""Bits per byte of held-out documents: how well the model compresses text it has not seen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from foundling.evaluation.config import BitsPerByteConfig
+from foundling.evaluation.documents import Document, Documents
+from foundling.evaluation.requests import Answer, Request, Rolling, RollingAnswer
+from foundling.evaluation.task import Item, Metric, Outcome, Reference, Task
+
+
+@dataclass(frozen=True)
+class BitsPerByte:
+    """Items are whole documents; the score is total bits / total UTF-8 bytes, comparable across tokenizers."""
+
+    config: BitsPerByteConfig
+    documents: Documents
+    seed: int
+
+    @property
+    def task(self) -> Task:
+        ratio = Metric("bits_per_byte", "ratio", higher_is_better=False)
+        per_token = Metric("bits_per_token", "ratio", higher_is_better=False)
+        settings = {"context": self.config.context, "window_context": self.config.window_context}
+        return Task("bits-per-byte", 1, (ratio, per_token), settings)
+
+    @cached_property
+    def chosen(self) -> list[Document]:
+        """A seeded choice of documents worth `max_bytes`, none longer than a quarter of that."""
+        chosen, total = [], 0
+        for document in self.documents.shuffled("bits-per-byte", self.seed):
+            size = len(document.text.encode())
+            if 0 < size <= max(1, self.config.max_bytes // 4):
+                chosen.append(document)
+                total += size
+            if total >= self.config.max_bytes:
+                break
+        return chosen
+
+    def items(self) -> Sequence[Item]:
+        return [Item(document.id, document.text, document.source) for document in self.chosen]
+
+    def requests(self, item: Item) -> Sequence[Request]:
+        return [Rolling(item.data)]
+
+    def grade(self, items: Sequence[Item], answers: Sequence[Sequence[Answer]]) -> list[Outcome]:
+        outcomes = []
+        for item, (answer,) in zip(items, answers, strict=True):
+            assert isinstance(answer, RollingAnswer)
+            bits, size = -answer.logprob / math.log(2), len(item.data.encode())
+            metrics = {"bits_per_byte": (bits, float(size)), "bits_per_token": (bits, float(answer.tokens))}
+            outcomes.append(Outcome(item.id, dict(metrics), {"bytes": size, "tokens": answer.tokens}, item.slice))
+        return outcomes
+
+    def references(self) -> dict[str, list[Reference]]:
+        """gzip and xz file by file, and an n-gram model fitted to the training texts."""
+        if not self.config.baselines:
+            return {}
+        return {"bits_per_byte": self.documents.compressors([document.text for document in self.chosen])}
