@@ -7,9 +7,12 @@ and a line in `cost.py` (its numbers).
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from foundling.core.config import Config, option
+from foundling.models.layers.recurrent_config import RecurrentMixerConfig
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
 
@@ -53,7 +56,7 @@ class MLPConfig(Config):
     bias: bool = option(False, "biases on all projections")
 
 
-MixerConfig = AttentionConfig  # further mixers: `Annotated[A | B, Field(discriminator="kind")]`
+MixerConfig = Annotated[AttentionConfig | RecurrentMixerConfig, Field(discriminator="kind")]
 FeedForwardConfig = MLPConfig
 
 

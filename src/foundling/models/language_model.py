@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 from foundling.models.config import BlockConfig, ModelConfig, NormConfig
 from foundling.models.context import Context
 from foundling.models.layers.norm import Norm
-from foundling.models.layers.parts import LayerState, make_feed_forward, make_mixer
+from foundling.models.layers.parts import LayerState, Mixer, make_feed_forward, make_mixer
 
 
 class Block(nn.Module):
@@ -48,7 +50,7 @@ class LanguageModel(nn.Module):
             ctx: positions, segments and cache; None: each row is one whole sequence.
             state: one entry per block from `new_state`, updated in place; needs `ctx.cache`.
         """
-        ctx = ctx or Context.full(*tokens.shape, device=tokens.device)
+        ctx = ctx or Context.full(tokens.shape[0], tokens.shape[1], tokens.device)
         x = self.embedding(tokens)
         for i, block in enumerate(self.blocks):
             x = block(x, ctx, None if state is None else state[i])
@@ -70,4 +72,5 @@ class LanguageModel(nn.Module):
         self, slots: int, blocks: int, block_size: int, dtype: torch.dtype, device: torch.device | str
     ) -> list[LayerState]:
         """Empty per-layer states for `slots` sequences and `blocks` cache blocks (block 0 is reserved for padding)."""
-        return [block.mixer.new_state(slots, blocks, block_size, dtype, device) for block in self.blocks]
+        mixers = (cast(Mixer, cast(Block, block).mixer) for block in self.blocks)
+        return [mixer.new_state(slots, blocks, block_size, dtype, device) for mixer in mixers]

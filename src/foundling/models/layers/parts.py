@@ -13,7 +13,17 @@ from foundling.models.context import Context
 
 LayerState = Any  # what a mixer's new_state returns: paged keys and values, or one slot per sequence
 
-MIXERS = {"attention": "foundling.models.layers.attention:Attention"}
+MIXERS = {
+    "attention": "foundling.models.layers.attention:Attention",
+    "mamba": "foundling.models.layers.mamba:Mamba",
+    "mamba2": "foundling.models.layers.mamba2:Mamba2",
+    "s4": "foundling.models.layers.s4:S4",
+    "h3": "foundling.models.layers.h3:H3",
+    "rwkv4": "foundling.models.layers.rwkv4:RWKV4",
+    "rwkv4_channel": "foundling.models.layers.rwkv4:RWKV4Channel",
+    "rwkv7": "foundling.models.layers.rwkv7:RWKV7",
+    "recurrent": "foundling.models.layers.recurrent:Recurrent",
+}
 FEED_FORWARDS = {"mlp": "foundling.models.layers.mlp:MLP"}
 
 

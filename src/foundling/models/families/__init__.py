@@ -1,0 +1,52 @@
+"""Published architectures: one short file each, the config translation and the tensor names, both ways.
+
+A family module has ARCHITECTURE (the class named in config.json), from_hf, to_hf and rules: see `Family`.
+Adding one: write the file, add its model_type below, add a parity test.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Protocol
+
+from foundling.core.errors import FoundlingError, nearest
+
+if TYPE_CHECKING:
+    from foundling.models.config import ModelConfig
+    from foundling.models.families.fields import Fields
+    from foundling.models.tensor_rules import Rule
+
+FAMILIES = {"llama": "llama", "qwen3": "qwen3"}  # model_type -> module of this package
+
+
+class Family(Protocol):
+    """What a family module offers."""
+
+    ARCHITECTURE: str
+
+    def from_hf(self, hf: Fields) -> ModelConfig:
+        """Translate config.json; every field that is not read and not known to be harmless is then refused."""
+        ...
+
+    def to_hf(self, config: ModelConfig) -> dict[str, Any]:
+        """The fields of config.json that describe the architecture."""
+        ...
+
+    def rules(self, config: ModelConfig) -> list[Rule]:
+        """How our tensor names correspond to the ones in the files."""
+        ...
+
+
+def family_for(model_type: str) -> Family:
+    """The family module of a `model_type`.
+
+    Raises:
+        FoundlingError: naming the type and the nearest supported one.
+    """
+    if model_type not in FAMILIES:
+        supported = ", ".join(sorted(FAMILIES))
+        raise FoundlingError(
+            f"model_type {model_type!r} is not supported", f"supported: {supported}", nearest(model_type, FAMILIES)
+        )
+    family: Any = importlib.import_module(f"foundling.models.families.{FAMILIES[model_type]}")
+    return family  # type: ignore[no-any-return]
