@@ -1,0 +1,1 @@
+"""Serving: a model behind an OpenAI-compatible URL, and in the terminal."""

@@ -1,0 +1,152 @@
+"""From submitted requests to an HTTP answer: whole, or as server-sent events; cancelled when the caller leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from foundling.core.errors import FoundlingError
+from foundling.serving.engine_loop import EngineLoop, Stream
+from foundling.serving.errors import ApiError
+from foundling.serving.replies import Choice
+
+if TYPE_CHECKING:
+    from foundling.inference.engine import Event, Request
+
+T = TypeVar("T")
+DONE = b"data: [DONE]\n\n"
+CLIENT_CLOSED = 499  # nginx's status for "the client left"; nobody reads it
+
+
+async def collect(loop: EngineLoop, requests: Sequence[Request], http: HttpRequest) -> list[Choice]:
+    """Run the requests to their end; all are cancelled if the caller disconnects or one of them fails.
+
+    Returns:
+        The choices of the first request, then of the second, and so on.
+    """
+    streams = [loop.submit(request) for request in requests]
+    try:
+        return await _unless_gone(_gather(streams), http)
+    except FoundlingError as error:
+        raise ApiError(400, str(error)) from None
+    finally:
+        for stream in streams:
+            loop.cancel(stream)
+
+
+async def _gather(streams: list[Stream]) -> list[Choice]:
+    return [choice for stream in streams for choice in await _fill(stream)]
+
+
+async def _fill(stream: Stream) -> list[Choice]:
+    choices = [Choice() for _ in range(stream.request.params.n)]
+    async for event in stream:
+        choices[event.index].add(event)
+    return choices
+
+
+async def _unless_gone(work: Coroutine[Any, Any, T], http: HttpRequest) -> T:
+    """The result of `work`, unless the caller disconnects first."""
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(http))
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ApiError(CLIENT_CLOSED, "the client closed the connection")
+        return task.result()
+    finally:
+        task.cancel()
+        gone.cancel()
+
+
+async def _disconnected(http: HttpRequest) -> None:
+    while (await http.receive())["type"] != "http.disconnect":
+        pass
+
+
+class Format(Protocol):
+    """How one kind of answer is cut into chunks."""
+
+    def opening(self) -> Iterable[dict[str, Any]]:
+        """Chunks sent before the first event."""
+
+    def chunks(self, number: int, event: Event) -> Iterable[dict[str, Any]]:
+        """The chunks that an event of the request with this number becomes."""
+
+    def closing(self) -> Iterable[dict[str, Any]]:
+        """Chunks sent after the last event, such as usage."""
+
+
+async def server_sent(loop: EngineLoop, requests: Sequence[Request], form: Format, http: HttpRequest) -> Response:
+    """Stream the requests' events, one request after the other (they run side by side).
+
+    The first event is awaited before the headers go out, so a refusal by the engine still has its own status.
+    """
+    streams = [loop.submit(request) for request in requests]
+
+    def release() -> None:
+        for stream in streams:
+            loop.cancel(stream)
+
+    events = _in_turn(streams)
+    try:
+        first = await _unless_gone(_first(events), http)
+    except FoundlingError as error:
+        release()
+        raise ApiError(400, str(error)) from None
+    except BaseException:
+        release()
+        raise
+    return EventStream(_encoded(form, first, events), release)
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events that call `release` however the answer ends: finished, failed, or the caller gone."""
+
+    def __init__(self, body: AsyncIterator[bytes], release: Callable[[], None]) -> None:
+        super().__init__(body, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        self.release = release
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events; release whatever happens."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.release()
+
+
+async def _in_turn(streams: list[Stream]) -> AsyncIterator[tuple[int, Event]]:
+    for number, stream in enumerate(streams):
+        async for event in stream:
+            yield number, event
+
+
+async def _first(events: AsyncIterator[tuple[int, Event]]) -> tuple[int, Event]:
+    return await anext(events)
+
+
+async def _encoded(
+    form: Format, first: tuple[int, Event], events: AsyncIterator[tuple[int, Event]]
+) -> AsyncIterator[bytes]:
+    try:
+        for chunk in (*form.opening(), *form.chunks(*first)):
+            yield _sse(chunk)
+        async for number, event in events:
+            for chunk in form.chunks(number, event):
+                yield _sse(chunk)
+        for chunk in form.closing():
+            yield _sse(chunk)
+        yield DONE
+    except FoundlingError as error:
+        yield _sse(ApiError(400, str(error)).body())
+    except ApiError as error:
+        yield _sse(error.body())
+
+
+def _sse(chunk: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(chunk, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"

@@ -1,0 +1,90 @@
+"""POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response
+
+from foundling.core.errors import FoundlingError
+from foundling.serving import replies, sampling
+from foundling.serving.answering import collect, server_sent
+from foundling.serving.errors import refused
+from foundling.serving.replies import Choice
+from foundling.serving.requests import ChatBody
+from foundling.serving.service import Service
+
+if TYPE_CHECKING:
+    from foundling.inference.engine import Event
+
+
+async def answer(service: Service, body: ChatBody, http: HttpRequest) -> Response:
+    """Render the messages with the one chat renderer, run the engine, answer whole or streamed."""
+    from foundling.inference.engine import Request
+    from foundling.tokenization.chat import render
+
+    service.check_model(body.model)
+    try:
+        messages = [message.plain() for message in body.messages]
+        rendered = render(service.tokenizer, messages, add_generation_prompt=True)
+    except FoundlingError as error:
+        raise refused("messages", str(error)) from None
+    params = sampling.for_chat(body, len(rendered.ids), service.context)
+    request = Request(rendered.ids, params)
+    if body.stream:
+        return await server_sent(service.engine, [request], ChatStream(service, body, len(rendered.ids)), http)
+    if body.stream_options:
+        raise refused("stream_options", "stream_options needs stream: true")
+    choices = await collect(service.engine, [request], http)
+    header = replies.Header("chatcmpl", "chat.completion", service.name)
+    used = replies.usage(len(rendered.ids), sum(len(choice.tokens) for choice in choices))
+    return JSONResponse(header.reply([_whole(service, body, i, c) for i, c in enumerate(choices)], used))
+
+
+def _whole(service: Service, body: ChatBody, index: int, choice: Choice) -> dict[str, Any]:
+    return {
+        "index": index,
+        "message": {"role": "assistant", "content": choice.text, "refusal": None},
+        "logprobs": _logprobs(service, body, choice),
+        "finish_reason": choice.finish_reason,
+    }
+
+
+def _logprobs(service: Service, body: ChatBody, part: Choice) -> dict[str, Any] | None:
+    return replies.chat_logprobs(service.tokenizer, part, body.top_logprobs or 0) if body.logprobs else None
+
+
+class ChatStream:
+    """A chat answer in chunks: the role first, then text as it comes, then why it ended, then usage if asked for."""
+
+    def __init__(self, service: Service, body: ChatBody, prompt_tokens: int) -> None:
+        self.service, self.body = service, body
+        self.header = replies.Header("chatcmpl", "chat.completion.chunk", service.name)
+        self.prompt_tokens, self.completion_tokens = prompt_tokens, 0
+
+    def opening(self) -> Iterable[dict[str, Any]]:
+        """One chunk per choice that says who speaks."""
+        for index in range(self.body.n or 1):
+            yield self._chunk(index, {"role": "assistant", "content": ""}, None, None)
+
+    def chunks(self, number: int, event: Event) -> Iterable[dict[str, Any]]:
+        """The event's text, with the log-probabilities of its tokens; a last, empty delta says why it ended."""
+        part = Choice()
+        part.add(event)
+        self.completion_tokens += len(part.tokens)
+        logprobs = _logprobs(self.service, self.body, part) if part.tokens else None
+        if part.text or logprobs:
+            yield self._chunk(event.index, {"content": part.text}, logprobs, None)
+        if event.finish_reason:
+            yield self._chunk(event.index, {}, None, event.finish_reason)
+
+    def closing(self) -> Iterable[dict[str, Any]]:
+        """The usage chunk, if it was asked for."""
+        if self.body.stream_options and self.body.stream_options.include_usage:
+            yield self.header.reply([], replies.usage(self.prompt_tokens, self.completion_tokens))
+
+    def _chunk(self, index: int, delta: dict[str, Any], logprobs: Any, finish_reason: str | None) -> dict[str, Any]:
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
+        return self.header.reply([choice])

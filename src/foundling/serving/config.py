@@ -1,0 +1,51 @@
+"""What a server is told before it starts. No torch here: the command line reads this file."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+
+from foundling.core.config import Config, option
+from foundling.core.errors import FoundlingError
+
+KEYS_VARIABLE = "FOUNDLING_API_KEYS"
+
+
+class ServeConfig(Config):
+    """How `foundling serve` listens and what it allows."""
+
+    host: str = option("127.0.0.1", "address to listen on; anything but loopback needs API keys")
+    port: int = option(8000, "port to listen on; 0 takes any free one", ge=0, le=65535)
+    name: str = option("foundling", "the model's id in /v1/models and in requests", min_length=1)
+    api_keys: tuple[str, ...] = option((), f"accepted API keys; {KEYS_VARIABLE} (comma-separated) adds to them")
+    drain_seconds: float = option(30.0, "how long SIGTERM lets running requests finish", ge=0)
+    max_body_bytes: int = option(8_000_000, "largest request body accepted", ge=1024)
+
+    def keys(self) -> tuple[str, ...]:
+        """The accepted API keys, of the config and of the environment; empty means none is asked for."""
+        extra = os.environ.get(KEYS_VARIABLE, "").split(",")
+        return tuple(key for key in (*self.api_keys, *(part.strip() for part in extra)) if key)
+
+    def refuse_open_server(self) -> None:
+        """Refuse to listen off loopback without keys: a model open to a network is somebody else's compute.
+
+        Raises:
+            FoundlingError: naming the address and how to set a key.
+        """
+        if is_loopback(self.host) or self.keys():
+            return
+        raise FoundlingError(
+            f"refusing to serve on {self.host} without an API key",
+            "anybody who reaches that address could use the model",
+            f"set {KEYS_VARIABLE}=YOUR-SECRET, or listen on 127.0.0.1",
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,153 @@
+"""One thread that drives the engine, and streams from it into asyncio.
+
+The engine is not thread-safe, so only this thread touches it: requests and cancellations arrive through a queue,
+events leave through `call_soon_threadsafe`, once per step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any
+
+from foundling.serving.errors import ApiError, server_error
+
+if TYPE_CHECKING:
+    from foundling.inference.engine import Engine, Event, Request
+
+log = logging.getLogger("foundling.serving")
+
+
+class Stream:
+    """The events of one request, as an async iterator that ends with the request's last choice.
+
+    Leaving it early must be followed by `EngineLoop.cancel(stream)`, which frees the request's cache blocks.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.loop = asyncio.get_running_loop()
+        self.inbox: asyncio.Queue[list[Event] | Exception] = asyncio.Queue()
+        self.id: Any = None
+        self.cancelled = False
+        self.unfinished = request.params.n  # choices still to end, as the engine's thread sees it
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        left = self.request.params.n
+        while left:
+            item = await self.inbox.get()
+            if isinstance(item, Exception):
+                raise item
+            for event in item:
+                left -= event.finish_reason is not None
+                yield event
+
+
+class EngineLoop:
+    """Runs `engine.step()` for as long as there is work; sleeps when there is none."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self.streams: dict[Any, Stream] = {}  # by the engine's request id; only the engine's thread writes it
+        self.thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self.door = threading.Lock()  # held to enqueue a request and to close: nothing is left waiting behind it
+        self.closed = False
+
+    def start(self) -> None:
+        """Start the engine's thread."""
+        self.thread.start()
+
+    def stop(self) -> None:
+        """End the thread after the step it is in; open streams get an error."""
+        self.commands.put(None)
+        self.thread.join()
+
+    @property
+    def alive(self) -> bool:
+        """Whether requests can be answered."""
+        return self.thread.is_alive() and not self.closed
+
+    def submit(self, request: Request) -> Stream:
+        """Queue a request, from a running event loop. A refusal by the engine is raised by the stream.
+
+        Raises:
+            ApiError: 503 if the engine has stopped.
+        """
+        stream = Stream(request)
+        with self.door:
+            if not self.alive:
+                raise ApiError(503, "the engine has stopped", kind="server_error", code="engine_stopped")
+            self.commands.put(lambda: self._add(stream))
+        return stream
+
+    def cancel(self, stream: Stream) -> None:
+        """Stop a request and free its cache blocks. Harmless when it has already ended."""
+        self.commands.put(lambda: self._cancel(stream))
+
+    def _add(self, stream: Stream) -> None:
+        if stream.cancelled:
+            return
+        try:
+            if self.closed:
+                raise server_error("the server stopped before it began")
+            stream.id = self.engine.add(stream.request)
+        except Exception as error:  # a refusal is its caller's to see; the other requests go on
+            self._send([(stream, error)])
+            return
+        self.streams[stream.id] = stream
+
+    def _cancel(self, stream: Stream) -> None:
+        stream.cancelled = True
+        if self.streams.pop(stream.id, None) is not None:
+            self.engine.cancel(stream.id)
+
+    def _run(self) -> None:
+        try:
+            while self._obey():
+                if self.streams:
+                    self._deliver(self.engine.step())
+        except Exception:  # the thread's last words: nobody else would hear of it
+            log.exception("the engine failed")
+        with self.door:
+            self.closed = True
+        error = server_error("the server stopped before it finished")
+        self._send([(stream, error) for stream in self.streams.values()])
+        self.streams.clear()
+        while not self.commands.empty():
+            if command := self.commands.get():
+                command()
+
+    def _obey(self) -> bool:
+        """Carry out what waits in the queue; without work, wait for some. False: asked to stop."""
+        while True:
+            try:
+                command = self.commands.get(block=not self.streams)
+            except queue.Empty:
+                return True
+            if command is None:
+                return False
+            command()
+
+    def _deliver(self, events: list[Event]) -> None:
+        mail: dict[Any, list[Event]] = {}
+        for event in events:
+            mail.setdefault(event.request_id, []).append(event)
+        addressed = [(self.streams[key], own) for key, own in mail.items() if key in self.streams]
+        for stream, own in addressed:
+            stream.unfinished -= sum(event.finish_reason is not None for event in own)
+            if stream.unfinished == 0:
+                del self.streams[stream.id]
+        self._send(addressed)
+
+    def _send(self, mail: list[tuple[Stream, Any]]) -> None:
+        if mail:
+            mail[0][0].loop.call_soon_threadsafe(_put_all, mail)
+
+
+def _put_all(mail: list[tuple[Stream, Any]]) -> None:
+    for stream, item in mail:
+        stream.inbox.put_nowait(item)

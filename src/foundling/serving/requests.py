@@ -1,0 +1,167 @@
+"""Request bodies. Every field is honoured; a field that is not here is refused by name.
+
+Values that ask for nothing special (`store: false`, `service_tier: "auto"`) are accepted because clients send them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+MAX_STOPS = 4
+MAX_CHOICES = 128
+MAX_ALTERNATIVES = 20
+
+
+def _encodable(text: str) -> str:
+    """Refuse lone surrogates: JSON can spell them, UTF-8 and so a tokenizer cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("not valid Unicode: it holds half of a surrogate pair") from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(_encodable)]
+
+
+def _stops(value: Any) -> Any:
+    stops = [value] if isinstance(value, str) else value
+    if stops is None:
+        return []
+    if not isinstance(stops, list) or not all(isinstance(stop, str) and stop for stop in stops):
+        raise ValueError("expected a non-empty string, or a list of them")
+    if len(stops) > MAX_STOPS:
+        raise ValueError(f"at most {MAX_STOPS} stop sequences, got {len(stops)}")
+    return [_encodable(stop) for stop in stops]
+
+
+def _content(value: Any) -> Any:
+    """A message's content: a string, or OpenAI's list of text parts, joined."""
+    if value is None or isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise ValueError("expected a string or a list of text parts")
+    for part in value:
+        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            raise ValueError('only parts of the form {"type": "text", "text": "..."} are supported')
+    return "".join(part["text"] for part in value)
+
+
+STRING_OR_STRINGS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+Stops = Annotated[list[Text], BeforeValidator(_stops), WithJsonSchema(STRING_OR_STRINGS)]
+Content = Annotated[Text | None, BeforeValidator(_content)]
+
+
+class Body(BaseModel):
+    """Base of all bodies: no unknown fields, no silent conversions ("3" is not 3)."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class StreamOptions(Body):
+    """What a stream carries beside its text."""
+
+    include_usage: bool = False
+    include_obfuscation: Literal[False] = False
+
+
+class Sampling(Body):
+    """Fields that completions and chat completions share."""
+
+    model: Text
+    max_tokens: int | None = Field(None, ge=1)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=0)
+    min_p: float | None = Field(None, ge=0, le=1)
+    n: int | None = Field(None, ge=1, le=MAX_CHOICES)
+    stop: Stops = Field(default_factory=list)
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: Text | None = None
+    ignore_eos: bool = False
+
+
+class CompletionBody(Sampling):
+    """POST /v1/completions."""
+
+    prompt: Annotated[list[Any], BeforeValidator(lambda value: _prompts(value))]
+    logprobs: int | None = Field(None, ge=0, le=MAX_ALTERNATIVES)
+    echo: bool | None = None
+
+
+class FunctionCall(Body):
+    """What an assistant's earlier tool call said."""
+
+    name: Text
+    arguments: Text
+
+
+class ToolCall(Body):
+    """One earlier tool call of an assistant message."""
+
+    id: Text
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
+class Message(Body):
+    """One chat message."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Content = None
+    name: Text | None = None
+    tool_call_id: Text | None = None
+    tool_calls: list[ToolCall] | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """The message as the chat template takes it ("developer" is today's name for "system")."""
+        data = self.model_dump(exclude_none=True)
+        data["role"] = "system" if self.role == "developer" else self.role
+        return {"content": "", **data}
+
+
+class ChatBody(Sampling):
+    """POST /v1/chat/completions."""
+
+    messages: list[Message] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=MAX_ALTERNATIVES)
+    store: Literal[False] | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    modalities: list[Literal["text"]] | None = None
+
+
+class TokenizeBody(Body):
+    """POST /tokenize: text, or messages through the chat template."""
+
+    model: Text | None = None
+    prompt: Text | None = None
+    messages: list[Message] | None = None
+    add_generation_prompt: bool = True
+
+
+class DetokenizeBody(Body):
+    """POST /detokenize."""
+
+    model: Text | None = None
+    tokens: list[int]
+
+
+def _prompts(value: Any) -> list[Any]:
+    """A completion's prompts, always as a list of strings or of token lists."""
+    if isinstance(value, str):
+        return [_encodable(value)]
+    if not isinstance(value, list) or not value:
+        raise ValueError("expected a string, a list of strings, a list of token ids, or a list of such lists")
+    if all(isinstance(item, str) for item in value):
+        return [_encodable(item) for item in value]
+    if all(type(item) is int for item in value):
+        return [value]
+    if all(isinstance(item, list) and item and all(type(token) is int for token in item) for item in value):
+        return value
+    raise ValueError("expected a string, a list of strings, a list of token ids, or a list of such lists")

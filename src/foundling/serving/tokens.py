@@ -1,0 +1,39 @@
+"""POST /tokenize and /detokenize."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from foundling.core.errors import FoundlingError
+from foundling.serving.errors import refused
+from foundling.serving.requests import DetokenizeBody, TokenizeBody
+from foundling.serving.service import Service
+
+
+def tokenize(service: Service, body: TokenizeBody) -> dict[str, Any]:
+    """Token ids of a text, or of messages through the chat template."""
+    from foundling.tokenization.chat import render
+
+    if body.model is not None:
+        service.check_model(body.model)
+    if (body.prompt is None) == (body.messages is None):
+        raise refused("prompt", "give either prompt or messages")
+    if body.prompt is not None:
+        ids = service.tokenizer.encode(body.prompt)
+    else:
+        messages = [message.plain() for message in body.messages or []]
+        try:
+            ids = render(service.tokenizer, messages, add_generation_prompt=body.add_generation_prompt).ids
+        except FoundlingError as error:
+            raise refused("messages", str(error)) from None
+    return {"tokens": ids, "count": len(ids), "max_model_len": service.context}
+
+
+def detokenize(service: Service, body: DetokenizeBody) -> dict[str, Any]:
+    """The text that token ids spell, control tokens included."""
+    if body.model is not None:
+        service.check_model(body.model)
+    bad = next((token for token in body.tokens if not 0 <= token < service.vocab_size), None)
+    if bad is not None:
+        raise refused("tokens", f"token id {bad} is outside the vocabulary of {service.vocab_size}")
+    return {"prompt": service.tokenizer.decode(body.tokens, skip_special=False)}

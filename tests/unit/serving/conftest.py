@@ -1,0 +1,38 @@
+"""Servers around the mock model, for every test that speaks HTTP."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from foundling.serving.config import ServeConfig
+
+sys.path.insert(0, str(Path(__file__).parent))
+from mock_model import mock_model
+from mock_server import Running
+
+
+@pytest.fixture
+def running() -> Iterator[Any]:
+    """A function that starts servers; they are stopped after the test."""
+    with contextlib.ExitStack() as stack:
+
+        def start(config: ServeConfig | None = None, **engine: Any) -> Running:
+            server = Running(mock_model(**engine), config or ServeConfig())
+            stack.callback(server.stop)
+            return server
+
+        yield start
+
+
+@pytest.fixture(scope="module")
+def quiet() -> Iterator[Running]:
+    """One server for all tests that expect its engine to be left alone."""
+    server = Running(mock_model(), ServeConfig())
+    yield server
+    server.stop()

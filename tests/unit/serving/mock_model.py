@@ -1,0 +1,92 @@
+"""A model without weights: an engine that says a scripted reply, one token of every request per step."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, processors
+
+from foundling.core.errors import FoundlingError
+from foundling.inference.engine import Event, Request
+from foundling.tokenization.chat import CHATML
+from foundling.tokenization.tokenizer import Tokenizer
+
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+
+
+def byte_tokenizer() -> Tokenizer:
+    """A byte-level tokenizer without merges: 256 bytes and the control tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {text: i for i, text in enumerate([*SPECIAL, *alphabet])}
+    fast = tokenizers.Tokenizer(models.BPE(vocabulary, []))
+    fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    fast.decoder = decoders.ByteLevel()
+    fast.post_processor = processors.ByteLevel(trim_offsets=False)
+    fast.add_special_tokens(list(SPECIAL))
+    config = {"chat_template": CHATML, "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
+    return Tokenizer(fast, config)
+
+
+@dataclass
+class MockEngine:
+    """Says `reply` to everything, up to max_tokens; `slow` waits for `go` before each step; counts what it holds."""
+
+    tokenizer: Tokenizer
+    reply: str = "hello"
+    running: dict[int, tuple[Request, int]] = field(default_factory=dict)
+    seen: list[Request] = field(default_factory=list)
+    cancelled: list[int] = field(default_factory=list)
+    refuse: FoundlingError | None = None
+    broken: bool = False
+    go: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.go.set()
+
+    def add(self, request: Request) -> int:
+        if self.refuse:
+            raise self.refuse
+        self.seen.append(request)
+        self.running[len(self.seen)] = (request, 0)
+        return len(self.seen)
+
+    def cancel(self, request_id: int) -> None:
+        self.cancelled.append(request_id)
+        self.running.pop(request_id, None)
+
+    def step(self) -> list[Event]:
+        if not self.go.wait(0.01):
+            return []
+        if self.broken:
+            raise RuntimeError("a kernel failed")
+        events = []
+        for key, (request, done) in list(self.running.items()):
+            ids = self.tokenizer.encode(self.reply)[: request.params.max_tokens]
+            last = done + 1 >= len(ids)
+            whole = len(ids) < len(self.tokenizer.encode(self.reply))
+            reason = ("length" if whole else "stop") if last else None
+            events += [make_event(self, key, i, ids[: done + 1], reason, request) for i in range(request.params.n)]
+            self.running[key] = (request, done + 1)
+            if last:
+                del self.running[key]
+        return events
+
+
+def make_event(engine: MockEngine, key: int, index: int, ids: list[int], reason: str | None, request: Request) -> Event:
+    """The event of the last of `ids`, with three alternatives of falling probability when they are asked for."""
+    before, now = (
+        b"".join(map(engine.tokenizer.token_bytes, some)).decode(errors="ignore") for some in (ids[:-1], ids)
+    )
+    alternatives = [{ids[-1]: -0.1, 5: -3.0, 6: -4.0}] if request.params.logprobs is not None else None
+    return Event(key, index, now.removeprefix(before), [ids[-1]], [-0.1], alternatives, reason)
+
+
+def mock_model(**options: object) -> SimpleNamespace:
+    """A stand-in for `foundling.Model` with a context of 64 tokens."""
+    tokenizer = byte_tokenizer()
+    config = SimpleNamespace(max_positions=64, vocab_size=tokenizer.vocab_size)
+    engine = MockEngine(tokenizer, **options)  # type: ignore[arg-type]
+    return SimpleNamespace(module=SimpleNamespace(config=config), tokenizer=tokenizer, engine=engine)
