@@ -38,7 +38,7 @@ static inline void store(float *p, vec v, int n) {
 /* exp(x) for x <= 0: 2^k times a polynomial in the fraction, relative error below 2e-7; 0 under -87. */
 static inline vec vexp(vec x) {
     ivec tiny = x < -87.0f;
-    x = tiny ? (vec){0} : x;
+    x = (vec)((ivec)x & ~tiny);
     vec k = __builtin_convertvector(__builtin_convertvector(x * 1.44269504f - 0.5f, ivec), vec);
     vec r = x - k * 0.693359375f + k * 2.12194440e-4f;
     vec p = r * 1.9875691500e-4f + 1.3981999507e-3f;
@@ -46,9 +46,8 @@ static inline vec vexp(vec x) {
     p = p * r + 1.6666665459e-1f; p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
     ivec bits = (__builtin_convertvector(k, ivec) + 127) << 23;
-    vec scale; memcpy(&scale, &bits, sizeof scale);
-    p = p * scale;
-    return tiny ? (vec){0} : p;
+    p = p * (vec)bits;
+    return (vec)((ivec)p & ~tiny);
 }
 static inline float sum(vec v) { float s = 0; for (int i = 0; i < W; i++) s += v[i]; return s; }
 

@@ -66,7 +66,7 @@ def chunked_scan(
     length = max(1, math.isqrt(time))
     chunks = -(-time // length)
     dt_c, dtx, b_c, c_c = (_chunks(part, length, chunks) for part in (dt, dt * x, b, c))
-    keep = None if resets is None else _chunks((~resets)[..., None].to(x.dtype), length, chunks)
+    keep = None if resets is None else 1 - _chunks(resets[..., None].to(x.dtype), length, chunks)
     local, last = _advance(dt_c, dtx, a, b_c, c_c, keep)
 
     decay = dt_c.cumsum(0)[..., None] * a  # (length, rows, chunks, dim, state): log of what is left of the carried state

@@ -26,41 +26,46 @@ def new_slots(slots: int, shapes: Sequence[tuple[int, ...]], dtype: torch.dtype,
     return tuple(torch.zeros(slots, *shape, dtype=dtype, device=device) for shape in shapes)
 
 
-def read_slots(state: State | None, ctx: Context | None) -> State | None:
+def read_slots(state: State | None, ctx: Context) -> State | None:
     """The rows' states before this call, or None outside cached decoding; zero for rows that have nothing cached."""
-    if ctx is None or ctx.cache is None or state is None:
+    if state is None:
         return None
-    cache = ctx.cache
-    fresh = cache.lengths == 0
-    rows = tuple(part.index_select(0, cache.state_slots) for part in state)
-    return tuple(part.masked_fill(_like(fresh, part), 0.0) for part in rows)
+    assert ctx.cache is not None, "a state needs ctx.cache"
+    slots, fresh = ctx.cache.state_slots, ctx.cache.lengths == 0
+    rows = tuple(part.index_select(0, slots) for part in state)
+    return tuple(part.masked_fill(fresh.view(-1, *[1] * (part.dim() - 1)), 0.0) for part in rows)
 
 
-def write_slots(state: State | None, ctx: Context | None, new: State) -> None:
-    """Store the rows' states after this call, in place."""
-    if ctx is None or ctx.cache is None or state is None:
+def write_slots(state: State | None, ctx: Context, new: Sequence[Tensor]) -> None:
+    """Store the rows' states after this call, in place; nothing to do outside cached decoding."""
+    if state is None:
         return
+    assert ctx.cache is not None, "a state needs ctx.cache"
     for part, value in zip(state, new, strict=True):
         part.index_copy_(0, ctx.cache.state_slots, value.to(part.dtype))
 
 
-def resets(ctx: Context | None) -> Tensor | None:
+def resets(ctx: Context) -> Tensor | None:
     """(rows, time) bool: True where the state must be dropped before the token; None if it never must be."""
-    if ctx is None or ctx.segments is None or ctx.cache is not None:
+    return ctx.once("resets", lambda: _resets(ctx))
+
+
+def _resets(ctx: Context) -> Tensor | None:
+    if ctx.segments is None or ctx.cache is not None:
         return None
     changed = ctx.segments[:, 1:] != ctx.segments[:, :-1]
-    return F.pad(changed, (1, 0), value=True)
+    return F.pad(changed, (1, 0), value=True) if bool(changed.any()) else None
 
 
-def valid(ctx: Context | None, time: int) -> Tensor | None:
+def valid(ctx: Context, time: int) -> Tensor | None:
     """(rows, time) bool: False for padding that must leave the state as it is; None if every token counts."""
-    if ctx is None or ctx.cache is None:
+    if ctx.cache is None:
         return None
     lengths = ctx.cache.new_lengths
     return torch.arange(time, device=lengths.device) < lengths[:, None]
 
 
-def last_valid(x: Tensor, ctx: Context | None, width: int = 1) -> Tensor:
+def last_valid(x: Tensor, ctx: Context, width: int = 1) -> Tensor:
     """The `width` entries that end with each row's last valid token.
 
     Args:
@@ -69,14 +74,14 @@ def last_valid(x: Tensor, ctx: Context | None, width: int = 1) -> Tensor:
     Returns:
         (rows, width, ...), zeros-free: entries from before the call fill up rows with fewer new tokens than `width`.
     """
-    if ctx is None or ctx.cache is None:
+    if ctx.cache is None:
         return x[:, -width:]
     index = ctx.cache.new_lengths[:, None] + torch.arange(width, device=x.device)
     index = index.view(*index.shape, *[1] * (x.dim() - 2)).expand(-1, -1, *x.shape[2:])
     return x.gather(1, index)
 
 
-def token_shift(x: Tensor, ctx: Context | None, before: Tensor | None = None) -> Tensor:
+def token_shift(x: Tensor, ctx: Context, before: Tensor | None = None) -> Tensor:
     """Each position's predecessor in its own document, zero at a document's start.
 
     Args:
@@ -88,7 +93,7 @@ def token_shift(x: Tensor, ctx: Context | None, before: Tensor | None = None) ->
     return previous if starts is None else previous.masked_fill(starts[..., None], 0.0)
 
 
-def causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None, ctx: Context | None, before: Tensor | None) -> Tensor:
+def causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None, ctx: Context, before: Tensor | None) -> Tensor:
     """Depthwise causal convolution that does not reach over a document's start.
 
     Written as `width` shifted multiplications: for the usual width of 4 this is several times faster on a CPU, forward
@@ -113,7 +118,7 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None, ctx: Context | N
     return out
 
 
-def unpack(x: Tensor, ctx: Context | None) -> tuple[Tensor, Tensor] | None:
+def unpack(x: Tensor, ctx: Context) -> tuple[Tensor, Tensor] | None:
     """Lay packed documents out one per row, for mixers that cannot reset in mid-row (long convolutions, LSTM).
 
     Returns:
@@ -121,7 +126,7 @@ def unpack(x: Tensor, ctx: Context | None) -> tuple[Tensor, Tensor] | None:
         with zeros, and `where` (rows, time), each token's index in the flattened documents (see `repack`).
     """
     starts = resets(ctx)
-    if starts is None or not bool(starts[:, 1:].any()):
+    if starts is None:
         return None
     rows, time, dim = x.shape
     document = starts.flatten().cumsum(0) - 1
@@ -138,6 +143,3 @@ def repack(documents: Tensor, where: Tensor) -> Tensor:
     flat = documents.reshape(-1, documents.shape[-1])
     return flat.index_select(0, where.flatten()).view(*where.shape, -1)
 
-
-def _like(mask: Tensor, part: Tensor) -> Tensor:
-    return mask.view(-1, *[1] * (part.dim() - 1))

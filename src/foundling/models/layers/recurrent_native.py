@@ -37,7 +37,10 @@ def library(source: str) -> ctypes.CDLL | None:
         if not target.exists():
             _compile(source, compiler, target)
         return ctypes.CDLL(str(target))
-    except (OSError, subprocess.SubprocessError) as error:
+    except subprocess.CalledProcessError as error:
+        logger.warning("no native kernels, going on without: %s", error.stderr.decode(errors="replace"))
+        return None
+    except (OSError, subprocess.TimeoutExpired) as error:
         logger.warning("no native kernels, going on without: %s", error)
         return None
 
