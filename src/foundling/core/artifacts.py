@@ -44,26 +44,32 @@ class Artifact:
 
     @property
     def key(self) -> str:
+        """Hash of what determines it: 16 hex digits."""
         return str(self.manifest["key"])
 
     @property
     def kind(self) -> str:
+        """One of KINDS."""
         return str(self.manifest["kind"])
 
     @property
     def stage(self) -> str:
+        """The verb that made it."""
         return str(self.manifest["stage"])
 
     @property
     def config(self) -> dict[str, Any]:
+        """The stage's config, as far as it affects the result."""
         return dict(self.manifest["config"])
 
     @property
     def inputs(self) -> dict[str, str]:
+        """Port or file -> key of the input."""
         return dict(self.manifest["inputs"])
 
     @property
     def metrics(self) -> dict[str, Any]:
+        """What the stage measured: deterministic numbers."""
         return dict(self.manifest["metrics"])
 
     @property
@@ -194,8 +200,15 @@ class Store:
             started = time.time()
             yield draft
             manifest = {
-                **{"format": FORMAT, "kind": kind, "key": key, "stage": stage, "version": version},
-                **{"config": config, "inputs": inputs, "metrics": draft.metrics, "seeds": draft.seeds},
+                "format": FORMAT,
+                "kind": kind,
+                "key": key,
+                "stage": stage,
+                "version": version,
+                "config": config,
+                "inputs": inputs,
+                "metrics": draft.metrics,
+                "seeds": draft.seeds,
                 "files": _hash_files(draft.path),
                 "run": {"started": round(started, 3), **draft.timings, "environment": environment()},
             }

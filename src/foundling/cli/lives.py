@@ -1,0 +1,128 @@
+"""Verbs about a whole life: run, plan, init."""
+
+from __future__ import annotations
+
+import json as json_module
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.table import Table
+
+from foundling.core import hardware, progress
+from foundling.core.artifacts import Artifact, Store
+from foundling.core.errors import FoundlingError
+from foundling.core.lives import Life, read_life
+from foundling.core.units import human_bytes, human_time
+from foundling.pipeline import Node, announce, open_life, run_life
+from foundling.planning.choose import choose_sizes
+from foundling.planning.estimate import LifePlan, plan_life
+from foundling.recipes.recipe import BUILT_IN, Recipe, load_recipe, recipe_names
+from foundling.releases.summary import print_summary
+
+Overrides = Annotated[
+    list[str] | None,
+    Parameter(name="--set", help="NAME.field=value, as often as needed", negative="", show_default=False),
+]
+StorePath = Annotated[str | None, Parameter(help="where artifacts are kept (default: ./runs, or FOUNDLING_STORE)")]
+
+
+def run(
+    recipe: str = "quickstart",
+    *,
+    overrides: Overrides = None,
+    plan: bool = False,
+    replan: bool = False,
+    store: StorePath = None,
+    json: bool = False,
+) -> None:
+    """Run a recipe: raw text to a served, measured model.
+
+    Prints the plan, runs the stages that have no artifact yet, and ends with a summary and a report.
+
+    Args:
+        recipe: the name of a recipe that comes with the package, or a YAML file.
+        plan: print the plan and stop.
+        replan: choose sizes and steps again, instead of keeping what an earlier run chose.
+        json: print one JSON document at the end instead of text.
+    """
+    progress.set_quiet(json)
+    home = Store(store)
+    loaded, life, the_plan = _prepare(recipe, overrides or [], home, replan)
+    if not json:
+        print_plan(the_plan)
+    if plan:
+        if json:
+            print(json_module.dumps(the_plan.as_dict()))
+        return
+    the_plan.refuse_if_too_large()
+    artifacts: dict[str, Artifact] = {}
+
+    def done(node: Node, artifact: Artifact, reused: bool) -> None:
+        artifacts[node.name] = artifact
+        announce(node, artifact, reused)
+
+    run_life(loaded, home, life, done)
+    if json:
+        found = {name: {"key": a.key, "path": str(a.path), "metrics": a.metrics} for name, a in artifacts.items()}
+        print(json_module.dumps({"life": loaded.name, "stages": found}))
+    else:
+        print_summary(loaded.name, artifacts, the_plan)
+
+
+def plan(
+    recipe: str = "quickstart",
+    *,
+    overrides: Overrides = None,
+    replan: bool = False,
+    store: StorePath = None,
+    json: bool = False,
+) -> None:
+    """What a recipe would cost on this machine, without running it."""
+    run(recipe, overrides=overrides, plan=True, replan=replan, store=store, json=json)
+
+
+def init(path: Path = Path("recipe.yaml"), *, like: str = "quickstart", force: bool = False) -> None:
+    """Write a commented recipe to start from.
+
+    Args:
+        path: the file to write.
+        like: which of the package's recipes to start from.
+        force: overwrite the file if it exists.
+    """
+    if path.exists() and not force:
+        raise FoundlingError(f"{path} exists", fix="Give another name, or --force to overwrite it")
+    source = BUILT_IN / f"{like}.yaml"
+    if not source.is_file():
+        load_recipe(like)  # raises, naming the nearest recipe
+    text = source.read_text(encoding="utf-8")
+    name = path.stem if path.stem not in recipe_names() else f"my-{path.stem}"
+    path.write_text(text.replace(f"name: {like}\n", f"name: {name}\n", 1), encoding="utf-8")
+    print(f"Wrote {path}. Edit it, then: foundling run {path}")
+
+
+def _prepare(recipe: str, overrides: list[str], store: Store, replan: bool) -> tuple[Recipe, Life, LifePlan]:
+    loaded = load_recipe(recipe, overrides)
+    earlier = None if replan else read_life(store, loaded.name)
+    rates = hardware.remembered(store.root / "machine.json")
+    chosen, choices = choose_sizes(loaded, store, earlier.plan.get("choices", {}) if earlier else {}, rates)
+    life = open_life(chosen, store)
+    the_plan = plan_life(chosen, store, rates)
+    life.plan = {"choices": choices, **the_plan.as_dict()}
+    return chosen, life, the_plan
+
+
+def print_plan(plan: LifePlan) -> None:
+    """The plan as a table: what each stage reads and makes, and what it should cost here."""
+    table = Table(title=f"Plan of {plan.name} on {plan.machine}", title_justify="left", box=None, pad_edge=False)
+    for column in ("stage", "reads", "makes"):
+        table.add_column(column)
+    for column in ("time", "memory", "disk"):
+        table.add_column(column, justify="right")
+    for row in plan.stages:
+        time = "reused" if row.reused else human_time(row.seconds)
+        memory = "" if row.reused else human_bytes(row.memory)
+        table.add_row(row.name, row.reads, row.makes, time, memory, human_bytes(row.disk))
+    table.add_section()
+    table.add_row("total", "", "", human_time(plan.seconds), human_bytes(plan.memory), human_bytes(plan.disk))
+    progress.console.print(table)

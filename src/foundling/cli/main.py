@@ -1,0 +1,85 @@
+"""The `foundling` command: one verb per stage. Verbs are imported only when used, so that it starts at once."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+
+from cyclopts import App, CycloptsError
+
+from foundling import __version__
+from foundling.core.errors import FoundlingError
+
+LIFE = "A whole life"
+STAGE = "One stage"
+USE = "Use a model"
+STORE = "What there is"
+
+VERBS: dict[str, tuple[str, str, str]] = {
+    # verb: (where, help, group)
+    "run": ("foundling.cli.lives:run", "Run a recipe: raw text to a served, measured model.", LIFE),
+    "plan": ("foundling.cli.lives:plan", "What a recipe would cost on this machine, without running it.", LIFE),
+    "init": ("foundling.cli.lives:init", "Write a commented recipe to start from.", LIFE),
+    "corpus": ("foundling.cli.stages:corpus", "Read, filter, deduplicate and split documents.", STAGE),
+    "tokenizer": ("foundling.cli.stages:tokenizer", "Train a tokenizer.", STAGE),
+    "tokenize": ("foundling.cli.stages:tokenize", "Encode a corpus into token shards.", STAGE),
+    "pretrain": ("foundling.cli.stages:pretrain", "Train a model on text.", STAGE),
+    "sft": ("foundling.cli.stages:sft", "Fine-tune on instructions and answers.", STAGE),
+    "prefer": ("foundling.cli.stages:prefer", "Learn from preferences (DPO).", STAGE),
+    "reinforce": ("foundling.cli.stages:reinforce", "Learn from verifiable rewards (GRPO).", STAGE),
+    "evaluate": ("foundling.cli.stages:evaluate", "Score a model, with intervals and baselines.", STAGE),
+    "compress": ("foundling.cli.stages:compress", "Quantize a model.", STAGE),
+    "generate": ("foundling.cli.use:generate", "Continue a text, or answer a message.", USE),
+    "chat": ("foundling.cli.use:chat", "Talk to a model in the terminal.", USE),
+    "serve": ("foundling.cli.use:serve", "Serve a model behind an OpenAI-compatible URL.", USE),
+    "compare": ("foundling.cli.use:compare", "Compare two evaluations, item by item.", USE),
+    "models": ("foundling.cli.store:models", "The model presets, their sizes and costs.", STORE),
+    "list": ("foundling.cli.store:list_artifacts", "The lives and artifacts in the store.", STORE),
+    "lineage": ("foundling.cli.store:lineage", "What an artifact was made from.", STORE),
+    "verify": ("foundling.cli.store:verify", "Re-hash artifacts and name every damaged file.", STORE),
+    "gc": ("foundling.cli.store:gc", "Delete artifacts that nothing needs.", STORE),
+    "doctor": ("foundling.cli.store:doctor", "What this machine can do, and what is missing.", STORE),
+}
+
+
+def build_app() -> App:
+    """The command-line application, with every verb registered by name only."""
+    app = App(
+        name="foundling",
+        version=__version__,
+        help="Raise a foundation model: from raw text to a served, measured release.\n\n"
+        "Begin with `foundling run quickstart`. Every verb explains itself: `foundling VERB --help`.",
+        help_format="markdown",
+    )
+    for verb, (where, text, group) in VERBS.items():
+        app.command(where, name=verb, help=text, group=group)
+    app.register_install_completion_command(name="install-completion", help="Install shell completion.", group=STORE)
+    return app
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line. A user's mistake is one paragraph and exit code 2; `--debug` shows the traceback."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    given = [argument for argument in given if argument != "--debug"]
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        build_app()(given, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        _fail(error, " ".join(str(error).split()), 2, debug)
+    except FoundlingError as error:
+        _fail(error, str(error), error.exit_code, debug)
+    except KeyboardInterrupt as error:
+        _fail(error, "Stopped. What was done is kept: run the same command again to go on.", 130, debug)
+
+
+def _fail(error: BaseException, message: str, code: int, debug: bool) -> None:
+    if debug:
+        traceback.print_exception(error)
+    print(f"foundling: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

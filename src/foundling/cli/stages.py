@@ -1,0 +1,142 @@
+"""A verb for every stage: its config's fields and its inputs as flags, on the user's own files or on artifacts.
+
+An input that is not given is made from `--data` where the stage reads text, and is else the newest one in the store.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from foundling.cli.flags import config_data, flag_parameters, with_parameters
+from foundling.core import progress
+from foundling.core.artifacts import Artifact, Store
+from foundling.core.errors import FoundlingError
+from foundling.core.lives import last_of_kind
+from foundling.core.stages import Stage
+from foundling.pipeline import STAGES, Node, announce, open_life, run_life
+from foundling.planning.choose import choose_sizes
+from foundling.recipes.recipe import check_recipe
+
+MADE_BY = {"corpus": "corpus", "tokenizer": "tokenizer", "tokens": "tokenize"}  # port -> the stage that can make it
+MODEL_FIRST = {"evaluate", "compress"}  # verbs whose first argument is the model
+
+
+def stage_command(verb: str) -> Callable[..., None]:
+    """The function behind a stage's verb, with one flag per config field and per input."""
+    stage = STAGES[verb]
+    fields = flag_parameters(stage.config_type)
+
+    def command(**flags: Any) -> None:
+        own = {name: flags.pop(name) for name in list(flags) if name in fields}
+        run_standalone(stage, config_data(stage.config_type, own), **flags)
+
+    parameters = [_model_argument()] if verb in MODEL_FIRST else []
+    parameters += list(fields.values())
+    if "corpus" in _reachable(stage) and "data" not in fields and verb not in MODEL_FIRST:
+        parameters.append(_flag("data", list[str], "text files (.txt, .md, .py, .jsonl, .parquet) to start from"))
+    for port, wanted in stage.ports.items():
+        if not (verb in MODEL_FIRST and port == "model"):
+            parameters.append(_flag(port, str, f"{wanted.help}: a path, life/stage or key"))
+    parameters.append(_flag("name", str, f"the name to keep the result under (default: {verb})"))
+    parameters.append(_flag("store", str, "where artifacts are kept (default: ./runs, or FOUNDLING_STORE)"))
+    parameters.append(_flag("json", bool, "print one JSON document instead of text"))
+    return with_parameters(command, parameters)
+
+
+def run_standalone(
+    stage: Stage,
+    config: dict[str, Any],
+    *,
+    data: list[str] | None = None,
+    name: str | None = None,
+    store: str | None = None,
+    json: bool | None = None,
+    **ports: str | None,
+) -> None:
+    """Run one stage, and before it those that make its inputs from `data`."""
+    home = Store(store)
+    progress.set_quiet(bool(json))
+    stages: dict[str, Any] = {}
+    _add_stage(stages, stage, config, {k: v for k, v in ports.items() if v}, data, home)
+    recipe = choose_sizes(check_recipe({"name": name or stage.verb, "stages": stages}, stage.verb), home, {})[0]
+    results: list[Artifact] = []
+
+    def done(node: Node, artifact: Artifact, reused: bool) -> None:
+        results.append(artifact)
+        announce(node, artifact, reused)
+
+    run_life(recipe, home, open_life(recipe, home), done)
+    _show(results[-1], bool(json))
+
+
+def _add_stage(
+    stages: dict[str, Any],
+    stage: Stage,
+    config: dict[str, Any],
+    given: dict[str, str],
+    data: list[str] | None,
+    store: Store,
+) -> None:
+    inputs = dict(given)
+    for port, wanted in stage.ports.items():
+        if port in inputs or port == "*":
+            continue
+        if data and port in MADE_BY:
+            maker = STAGES[MADE_BY[port]]
+            if maker.verb not in stages:
+                own = {"data": data} if maker.verb == "corpus" else {}
+                _add_stage(stages, maker, own, {}, data, store)
+            inputs[port] = maker.verb
+        elif wanted.required:
+            key = last_of_kind(store, wanted.kinds[0])
+            if key is None:
+                fix = f"Give --data FILES, or --{port} with a path, life/stage or key"
+                raise FoundlingError(f"{stage.verb} needs {wanted.help} and the store has none", fix=fix)
+            inputs[port] = key
+    stages[stage.verb] = {"stage": stage.verb, "inputs": inputs, **config}
+
+
+def _show(artifact: Artifact, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"key": artifact.key, "path": str(artifact.path), "metrics": artifact.metrics}))
+        return
+    for name, value in artifact.metrics.items():
+        if isinstance(value, (int, float, str)):
+            progress.console.print(f"    {name}: {value:.4g}" if isinstance(value, float) else f"    {name}: {value}")
+    print(artifact.path)
+
+
+def _reachable(stage: Stage) -> set[str]:
+    found = set(stage.ports)
+    for port in stage.ports:
+        if port in MADE_BY:
+            found |= _reachable(STAGES[MADE_BY[port]])
+    return found
+
+
+def _flag(name: str, kind: Any, help: str) -> inspect.Parameter:
+    many = kind == list[str]
+    extra = Parameter(
+        name=f"--{name}", help=help, consume_multiple=True if many else None, negative="", show_default=False
+    )
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, extra]
+    )
+
+
+def _model_argument() -> inspect.Parameter:
+    extra = Parameter(help="the model: a path, life/stage, key or hub id (default: the newest)", show_default=False)
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return inspect.Parameter("model", kind, default=None, annotation=Annotated[str | None, extra])
+
+
+def __getattr__(name: str) -> Callable[..., None]:
+    """`foundling.cli.stages.pretrain` is the command of the stage `pretrain`."""
+    if name in STAGES:
+        return stage_command(name)
+    raise AttributeError(name)

@@ -1,0 +1,126 @@
+"""Verbs that use a model: generate, chat, serve, compare."""
+
+from __future__ import annotations
+
+import inspect
+import json as json_module
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from foundling.cli.flags import config_data, flag_parameters, with_parameters
+from foundling.core.artifacts import Store
+from foundling.core.config import parse
+from foundling.core.errors import FoundlingError
+from foundling.serving.config import ServeConfig
+
+MODEL_HELP = "a path, life/stage, key, preset or hub id (default: the newest life's last model)"
+Spec = Annotated[str | None, Parameter(help=MODEL_HELP, show_default=False)]
+StorePath = Annotated[str | None, Parameter(help="where artifacts are kept (default: ./runs, or FOUNDLING_STORE)")]
+
+
+def generate(
+    prompt: str,
+    *,
+    model: Spec = None,
+    max_tokens: int = 128,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    min_p: float = 0.0,
+    seed: int | None = None,
+    stop: Annotated[list[str] | None, Parameter(negative="")] = None,
+    chat: bool = False,
+    store: StorePath = None,
+    json: bool = False,
+) -> None:
+    """Continue a text, or answer it as a message with --chat.
+
+    Args:
+        prompt: the text to continue.
+        temperature: 0 is greedy.
+        chat: render the prompt as a user's message with the model's chat template.
+    """
+    from foundling.inference.model import load
+    from foundling.serving.terminal import generate as generate_text
+
+    loaded = load(model, store=Store(store))
+    sampling = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k}
+    sampling |= {"min_p": min_p, "seed": seed, "stop": tuple(stop or ())}
+    if json:
+        asked: Any = [{"role": "user", "content": prompt}] if chat else prompt
+        done = loaded.generate(asked, **sampling)
+        print(json_module.dumps({"text": done.text, "tokens": done.tokens, "finish_reason": done.finish_reason}))
+        return
+    generate_text(loaded, [{"role": "user", "content": prompt}] if chat else prompt, **sampling)
+
+
+def chat(
+    model: Spec = None,
+    *,
+    system: str | None = None,
+    max_tokens: int = 256,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int | None = None,
+    store: StorePath = None,
+) -> None:
+    """Talk to a model in the terminal, streaming.
+
+    Args:
+        system: a system message to begin with.
+        temperature: 0 is greedy.
+    """
+    from foundling.inference.model import load
+    from foundling.serving.terminal import chat as chat_in_terminal
+
+    loaded = load(model, store=Store(store))
+    sampling = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
+    chat_in_terminal(loaded, system=system, **sampling)
+
+
+def _serve(model: str | None = None, store: str | None = None, **flags: Any) -> None:
+    """Serve a model behind an OpenAI-compatible URL."""
+    from foundling.inference.model import load
+    from foundling.serving.server import serve as serve_model
+
+    config = parse(ServeConfig, config_data(ServeConfig, flags), "serve")
+    serve_model(load(model, store=Store(store)), config)
+
+
+def compare(first: str, second: str, *, store: StorePath = None, json: bool = False) -> None:
+    """Compare two evaluations, item by item: better, worse or cannot tell.
+
+    Args:
+        first: an evaluation: a path, life/stage or key.
+        second: another evaluation of the same items.
+    """
+    from foundling.evaluation.compare import compare as compare_evaluations
+    from foundling.evaluation.compare import print_comparison
+
+    home = Store(store)
+    found = [home.resolve(spec, "evaluation") for spec in (first, second)]
+    for spec, artifact in zip((first, second), found, strict=True):
+        if artifact is None:
+            raise FoundlingError(f"there is no evaluation {spec!r}", f"the store is {str(home.root)!r}")
+    assert found[0] and found[1]
+    rows = compare_evaluations(Path(found[0].path), Path(found[1].path))
+    print(json_module.dumps([row.as_dict() for row in rows])) if json else print_comparison(rows)
+
+
+def _parameter(name: str, kind: Any, help: str, positional: bool) -> inspect.Parameter:
+    where = inspect.Parameter.POSITIONAL_OR_KEYWORD if positional else inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(
+        name, where, default=None, annotation=Annotated[kind, Parameter(help=help, show_default=False)]
+    )
+
+
+serve = with_parameters(
+    _serve,
+    [
+        _parameter("model", str | None, MODEL_HELP, positional=True),
+        *flag_parameters(ServeConfig).values(),
+        _parameter("store", str | None, "where artifacts are kept (default: ./runs)", positional=False),
+    ],
+)
