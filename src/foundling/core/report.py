@@ -25,8 +25,8 @@ _TEMPLATE = jinja2.Environment(autoescape=True).from_string(
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ title }}</title><style>{{ style }}</style></head><body><header><h1>{{ title }}</h1>
 {% if subtitle %}<p class="subtitle">{{ subtitle }}</p>{% endif %}
-{% if sections|length > 3 %}<nav>{% for s in sections %}<a href="#s{{ loop.index }}">{{ s.title }}</a>{% endfor %}</nav>{% endif %}
-</header><main>{% for s in sections %}<section id="s{{ loop.index }}"><h2>{{ s.title }}</h2>
+{% if sections|length > 3 %}<nav>{% for s in sections %}<a href="#s{{ loop.index }}">{{ s.title }}</a>{% endfor %}
+</nav>{% endif %}</header><main>{% for s in sections %}<section id="s{{ loop.index }}"><h2>{{ s.title }}</h2>
 {% if s.note %}<p class="note">{{ s.note }}</p>{% endif %}{% for block in s.blocks %}{{ block }}{% endfor %}</section>
 {% endfor %}</main><footer>{{ footer }}</footer></body></html>
 """
@@ -56,7 +56,8 @@ td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 .card span{color:var(--soft);font-size:12.5px;display:block}
 figure{margin:10px 0}figure svg{max-width:100%;height:auto;display:block}figcaption{color:var(--soft);font-size:13px}
 .side{display:grid;grid-template-columns:repeat(auto-fit,minmax(380px,1fr));gap:18px}
-pre{background:#f2f4f8;border-radius:8px;padding:10px 14px;overflow-x:auto;font-size:12.5px;line-height:1.45;margin:6px 0}
+pre{background:#f2f4f8;border-radius:8px;padding:10px 14px;overflow-x:auto;font-size:12.5px;line-height:1.45;
+margin:6px 0}
 code{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}details{margin:6px 0}
 summary{cursor:pointer;color:var(--accent)}footer{color:var(--soft);font-size:12.5px;padding-bottom:40px}
 @media(max-width:560px){section{padding:14px}header,main,footer{padding-left:12px;padding-right:12px}
