@@ -19,8 +19,8 @@ from foundling.evaluation.requests import (
     RollingAnswer,
 )
 from foundling.inference.engine import Engine
-from foundling.inference.engine import Request as EngineRequest
-from foundling.inference.sampling import SamplingParams
+from foundling.inference.parameters import SamplingParams
+from foundling.inference.requests import Request as EngineRequest
 from foundling.tokenization.chat import render
 from foundling.tokenization.tokenizer import Tokenizer
 
@@ -55,18 +55,14 @@ class LocalAnswerer:
 
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
         """One answer per request, in order. Each kind goes to the engine in one call, which batches it."""
-        answers: list[Answer | None] = [None] * len(requests)
-        kinds = [type(request) for request in requests]
-        for kind, handle in (
-            (Loglikelihood, self._loglikelihoods),
-            (Rolling, self._rolling),
-            (Generate, self._generate),
-        ):
-            chosen = [i for i, k in enumerate(kinds) if k is kind]
-            for index, answer in zip(chosen, handle([requests[i] for i in chosen]), strict=True):  # type: ignore[operator]
-                answers[index] = answer
-        assert all(answer is not None for answer in answers)
-        return [answer for answer in answers if answer is not None]
+        answers: dict[int, Answer] = {}
+        pairs = [(i, r) for i, r in enumerate(requests) if isinstance(r, Loglikelihood)]
+        texts = [(i, r) for i, r in enumerate(requests) if isinstance(r, Rolling)]
+        prompts = [(i, r) for i, r in enumerate(requests) if isinstance(r, Generate)]
+        answers |= zip([i for i, _ in pairs], self._loglikelihoods([r for _, r in pairs]), strict=True)
+        answers |= zip([i for i, _ in texts], self._rolling([r for _, r in texts]), strict=True)
+        answers |= zip([i for i, _ in prompts], self._generate([r for _, r in prompts]), strict=True)
+        return [answers[i] for i in range(len(requests))]
 
     # --- log-likelihoods ------------------------------------------------------------------------------------------
 
@@ -145,25 +141,30 @@ class LocalAnswerer:
         if not requests:
             return []
         prompts = [self._prompt_ids(request) for request in requests]
-        wanted, truncated = [], []
-        for index, (request, (ids, stop_ids)) in enumerate(zip(requests, prompts, strict=True)):
-            room = self.max_context - request.max_tokens
-            if room < 1:
-                what = f"max_tokens={request.max_tokens} leaves no room for a prompt"
-                raise FoundlingError(what, f"the model sees at most {self.max_context} tokens at once")
-            truncated.append(len(ids) > room)
-            wanted += [
-                EngineRequest(ids[-room:], _sampling(request, sample, stop_ids), id=f"{index}.{sample}")
-                for sample in range(request.n)
-            ]
-        completions = {c.request_id: c for c in self.engine.generate(wanted)}
+        rooms = [self._room(request) for request in requests]
+        completions = iter(
+            self.engine.generate(
+                [
+                    EngineRequest(ids[-room:], _sampling(request, stop_ids))
+                    for request, (ids, stop_ids), room in zip(requests, prompts, rooms, strict=True)
+                ]
+            )
+        )
         answers = []
-        for index, request in enumerate(requests):
-            mine = [completions[f"{index}.{sample}"] for sample in range(request.n)]
-            tokens = sum(len(c.tokens) for c in mine)
+        for request, (ids, _), room in zip(requests, prompts, rooms, strict=True):
+            mine = [next(completions) for _ in range(request.n)]
             texts, reasons = tuple(c.text for c in mine), tuple(c.finish_reason for c in mine)
-            answers.append(GenerateAnswer(texts, reasons, len(prompts[index][0]), tokens, truncated[index]))
+            tokens = sum(len(c.tokens) for c in mine)
+            answers.append(GenerateAnswer(texts, reasons, min(len(ids), room), tokens, truncated=len(ids) > room))
         return answers
+
+    def _room(self, request: Generate) -> int:
+        """Tokens left for the prompt; a longer one loses its beginning, which the answer says."""
+        room = self.max_context - request.max_tokens
+        if room < 1:
+            what = f"max_tokens={request.max_tokens} leaves no room for a prompt"
+            raise FoundlingError(what, f"the model sees at most {self.max_context} tokens at once")
+        return room
 
     def _prompt_ids(self, request: Generate) -> tuple[list[int], tuple[int, ...]]:
         if isinstance(request.prompt, str):
@@ -178,11 +179,12 @@ def _move_spaces(context: str, continuation: str) -> tuple[str, str]:
     return kept, context[len(kept) :] + continuation
 
 
-def _sampling(request: Generate, sample: int, stop_ids: tuple[int, ...]) -> SamplingParams:
+def _sampling(request: Generate, stop_ids: tuple[int, ...]) -> SamplingParams:
     return SamplingParams(
         max_tokens=request.max_tokens,
         temperature=request.temperature,
-        seed=request.seed + sample,
+        seed=request.seed,
         stop=request.stop,
         stop_ids=stop_ids,
+        n=request.n,
     )

@@ -35,7 +35,7 @@ class Rolling:
 class Generate:
     """Text after a prompt: plain text, or messages as (role, content) pairs put through the chat template.
 
-    `temperature=0` is greedy. Sample i of n is drawn from `seed + i`, so it does not depend on the others.
+    `temperature=0` is greedy. The n samples share the prompt's computation and are fixed by `seed`.
     """
 
     prompt: str | tuple[tuple[str, str], ...]
@@ -69,7 +69,10 @@ class RollingAnswer:
 
 @dataclass(frozen=True)
 class GenerateAnswer:
-    """`texts[i]` ended by `finish_reasons[i]`: "stop", or "length" if it was cut off at max_tokens."""
+    """`texts[i]` ended by `finish_reasons[i]`: "stop", or "length" if it was cut off at max_tokens.
+
+    `truncated`: the prompt did not fit and lost its beginning.
+    """
 
     texts: tuple[str, ...]
     finish_reasons: tuple[str, ...]

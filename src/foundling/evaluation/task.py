@@ -69,7 +69,9 @@ class Evaluable(Protocol):
     """A task that can be run. Items, requests and grades are pure functions, so a broken-off run resumes exactly."""
 
     @property
-    def task(self) -> Task: ...
+    def task(self) -> Task:
+        """Its name, version, metrics and settings."""
+        ...
 
     def items(self) -> Sequence[Item]:
         """All items, in a fixed order, with unique ids."""

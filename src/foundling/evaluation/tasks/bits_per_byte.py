@@ -23,6 +23,7 @@ class BitsPerByte:
 
     @property
     def task(self) -> Task:
+        """Name, metrics, settings."""
         ratio = Metric("bits_per_byte", "ratio", higher_is_better=False)
         per_token = Metric("bits_per_token", "ratio", higher_is_better=False)
         settings = {"context": self.config.context, "window_context": self.config.window_context}
@@ -42,12 +43,15 @@ class BitsPerByte:
         return chosen
 
     def items(self) -> Sequence[Item]:
+        """The chosen documents."""
         return [Item(document.id, document.text, document.source) for document in self.chosen]
 
     def requests(self, item: Item) -> Sequence[Request]:
+        """The whole document."""
         return [Rolling(item.data)]
 
     def grade(self, items: Sequence[Item], answers: Sequence[Sequence[Answer]]) -> list[Outcome]:
+        """Bits, bytes and tokens of each document."""
         outcomes = []
         for item, (answer,) in zip(items, answers, strict=True):
             assert isinstance(answer, RollingAnswer)

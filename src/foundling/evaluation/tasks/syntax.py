@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import codeop
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,9 @@ from foundling.evaluation.config import SyntaxConfig
 from foundling.evaluation.documents import Documents
 from foundling.evaluation.requests import Answer, Generate, GenerateAnswer, Request
 from foundling.evaluation.task import Item, Metric, Outcome, Reference, Task
+
+# Python's own flag for "may go on", which `codeop` uses for the interactive prompt; not in the type stubs.
+_ALLOW_INCOMPLETE = 0x4000
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Syntax:
 
     @property
     def task(self) -> Task:
+        """Name, metrics, settings."""
         return Task("syntax", 1, (Metric("parses"),), self.config.model_dump(mode="json"))
 
     @cached_property
@@ -43,13 +46,16 @@ class Syntax:
         return found
 
     def items(self) -> Sequence[Item]:
+        """The beginnings of the chosen files."""
         return [Item(id, prompt, source) for id, source, prompt, _ in self.files]
 
     def requests(self, item: Item) -> Sequence[Request]:
+        """One sampled continuation."""
         seed = seed_for(self.seed, "syntax", item.id)
         return [Generate(item.data, self.config.max_tokens, temperature=self.config.temperature, seed=seed)]
 
     def grade(self, items: Sequence[Item], answers: Sequence[Sequence[Answer]]) -> list[Outcome]:
+        """1 where the continuation parses."""
         outcomes = []
         for item, (answer,) in zip(items, answers, strict=True):
             assert isinstance(answer, GenerateAnswer)
@@ -84,7 +90,7 @@ def begins_program(text: str) -> bool:
     """Whether `text` parses as Python, or would if more followed (an open bracket, string or block)."""
     try:
         with warnings.catch_warnings(action="ignore"):  # odd escapes and the like are not errors
-            compile(text, "<answer>", "exec", flags=ast.PyCF_ONLY_AST | codeop.PyCF_ALLOW_INCOMPLETE_INPUT)
+            compile(text, "<answer>", "exec", flags=ast.PyCF_ONLY_AST | _ALLOW_INCOMPLETE)
     except SyntaxError as error:
         return error.msg == "incomplete input"
     except (ValueError, MemoryError, RecursionError):  # null bytes, nesting too deep for the parser
