@@ -12,42 +12,43 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from foundling.core.errors import FoundlingError
-from foundling.serving.engine_loop import EngineLoop, Stream
+from foundling.serving.engine_loop import Stream
 from foundling.serving.errors import ApiError
 from foundling.serving.replies import Choice
+from foundling.serving.service import Service
 
 if TYPE_CHECKING:
-    from foundling.inference.engine import Event, Request
+    from foundling.inference.requests import Event, Request
 
 T = TypeVar("T")
 DONE = b"data: [DONE]\n\n"
 CLIENT_CLOSED = 499  # nginx's status for "the client left"; nobody reads it
 
 
-async def collect(loop: EngineLoop, requests: Sequence[Request], http: HttpRequest) -> list[Choice]:
+async def collect(service: Service, requests: Sequence[Request], http: HttpRequest) -> list[Choice]:
     """Run the requests to their end; all are cancelled if the caller disconnects or one of them fails.
 
     Returns:
         The choices of the first request, then of the second, and so on.
     """
-    streams = [loop.submit(request) for request in requests]
+    streams = [service.engine.submit(request) for request in requests]
     try:
-        return await _unless_gone(_gather(streams), http)
+        return await _unless_gone(_gather(streams, service.tokenizer.stop_ids), http)
     except FoundlingError as error:
         raise ApiError(400, str(error)) from None
     finally:
         for stream in streams:
-            loop.cancel(stream)
+            service.engine.cancel(stream)
 
 
-async def _gather(streams: list[Stream]) -> list[Choice]:
-    return [choice for stream in streams for choice in await _fill(stream)]
+async def _gather(streams: list[Stream], stop_ids: tuple[int, ...]) -> list[Choice]:
+    return [choice for stream in streams for choice in await _fill(stream, stop_ids)]
 
 
-async def _fill(stream: Stream) -> list[Choice]:
+async def _fill(stream: Stream, stop_ids: tuple[int, ...]) -> list[Choice]:
     choices = [Choice() for _ in range(stream.request.params.n)]
     async for event in stream:
-        choices[event.index].add(event)
+        choices[event.index].add(event, stop_ids)
     return choices
 
 
@@ -82,16 +83,16 @@ class Format(Protocol):
         """Chunks sent after the last event, such as usage."""
 
 
-async def server_sent(loop: EngineLoop, requests: Sequence[Request], form: Format, http: HttpRequest) -> Response:
+async def server_sent(service: Service, requests: Sequence[Request], form: Format, http: HttpRequest) -> Response:
     """Stream the requests' events, one request after the other (they run side by side).
 
     The first event is awaited before the headers go out, so a refusal by the engine still has its own status.
     """
-    streams = [loop.submit(request) for request in requests]
+    streams = [service.engine.submit(request) for request in requests]
 
     def release() -> None:
         for stream in streams:
-            loop.cancel(stream)
+            service.engine.cancel(stream)
 
     events = _in_turn(streams)
     try:

@@ -17,12 +17,12 @@ from foundling.serving.requests import ChatBody
 from foundling.serving.service import Service
 
 if TYPE_CHECKING:
-    from foundling.inference.engine import Event
+    from foundling.inference.requests import Event
 
 
 async def answer(service: Service, body: ChatBody, http: HttpRequest) -> Response:
     """Render the messages with the one chat renderer, run the engine, answer whole or streamed."""
-    from foundling.inference.engine import Request
+    from foundling.inference.requests import Request
     from foundling.tokenization.chat import render
 
     service.check_model(body.model)
@@ -34,12 +34,12 @@ async def answer(service: Service, body: ChatBody, http: HttpRequest) -> Respons
     params = sampling.for_chat(body, len(rendered.ids), service.context)
     request = Request(rendered.ids, params)
     if body.stream:
-        return await server_sent(service.engine, [request], ChatStream(service, body, len(rendered.ids)), http)
+        return await server_sent(service, [request], ChatStream(service, body, len(rendered.ids)), http)
     if body.stream_options:
         raise refused("stream_options", "stream_options needs stream: true")
-    choices = await collect(service.engine, [request], http)
+    choices = await collect(service, [request], http)
     header = replies.Header("chatcmpl", "chat.completion", service.name)
-    used = replies.usage(len(rendered.ids), sum(len(choice.tokens) for choice in choices))
+    used = replies.usage(len(rendered.ids), sum(choice.completion_tokens for choice in choices))
     return JSONResponse(header.reply([_whole(service, body, i, c) for i, c in enumerate(choices)], used))
 
 
@@ -72,8 +72,8 @@ class ChatStream:
     def chunks(self, number: int, event: Event) -> Iterable[dict[str, Any]]:
         """The event's text, with the log-probabilities of its tokens; a last, empty delta says why it ended."""
         part = Choice()
-        part.add(event)
-        self.completion_tokens += len(part.tokens)
+        part.add(event, self.service.tokenizer.stop_ids)
+        self.completion_tokens += part.completion_tokens
         logprobs = _logprobs(self.service, self.body, part) if part.tokens else None
         if part.text or logprobs:
             yield self._chunk(event.index, {"content": part.text}, logprobs, None)

@@ -16,14 +16,14 @@ from foundling.serving.requests import CompletionBody
 from foundling.serving.service import Service
 
 if TYPE_CHECKING:
-    from foundling.inference.engine import Event
+    from foundling.inference.requests import Event
 
 MAX_PROMPTS = 256
 
 
 async def answer(service: Service, body: CompletionBody, http: HttpRequest) -> Response:
     """Run each prompt; choices are numbered prompt by prompt, `n` for each."""
-    from foundling.inference.engine import Request
+    from foundling.inference.requests import Request
 
     service.check_model(body.model)
     if body.echo:
@@ -34,12 +34,12 @@ async def answer(service: Service, body: CompletionBody, http: HttpRequest) -> R
     requests = [Request(ids, sampling.for_completion(body, len(ids), service.context)) for ids in prompts]
     prompt_tokens = sum(map(len, prompts))
     if body.stream:
-        return await server_sent(service.engine, requests, CompletionStream(service, body, prompt_tokens), http)
+        return await server_sent(service, requests, CompletionStream(service, body, prompt_tokens), http)
     if body.stream_options:
         raise refused("stream_options", "stream_options needs stream: true")
-    choices = await collect(service.engine, requests, http)
+    choices = await collect(service, requests, http)
     header = replies.Header("cmpl", "text_completion", service.name)
-    used = replies.usage(prompt_tokens, sum(len(choice.tokens) for choice in choices))
+    used = replies.usage(prompt_tokens, sum(choice.completion_tokens for choice in choices))
     return JSONResponse(header.reply([_choice(service, body, i, c, 0) for i, c in enumerate(choices)], used))
 
 
@@ -76,8 +76,8 @@ class CompletionStream:
     def chunks(self, number: int, event: Event) -> Iterable[dict[str, Any]]:
         """The event as one chunk."""
         part = Choice()
-        part.add(event)
-        self.completion_tokens += len(part.tokens)
+        part.add(event, self.service.tokenizer.stop_ids)
+        self.completion_tokens += part.completion_tokens
         index = number * (self.body.n or 1) + event.index
         chunk = _choice(self.service, self.body, index, part, self.offsets.get(index, 0))
         if chunk["logprobs"]:

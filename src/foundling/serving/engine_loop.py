@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from foundling.serving.errors import ApiError, server_error
 
 if TYPE_CHECKING:
-    from foundling.inference.engine import Engine, Event, Request
+    from foundling.inference.engine import Engine
+    from foundling.inference.requests import Event, Request
 
 log = logging.getLogger("foundling.serving")
 

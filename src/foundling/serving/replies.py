@@ -8,8 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from foundling.serving.errors import ApiError
+
 if TYPE_CHECKING:
-    from foundling.inference.engine import Event
+    from foundling.inference.requests import Event
     from foundling.tokenization.tokenizer import Tokenizer
 
 
@@ -22,14 +24,36 @@ class Choice:
     logprobs: list[float] = field(default_factory=list)
     alternatives: list[dict[int, float]] = field(default_factory=list)
     finish_reason: str | None = None
+    completion_tokens: int = 0
 
-    def add(self, event: Event) -> None:
-        """Append an event's text and tokens."""
+    def add(self, event: Event, stop_ids: tuple[int, ...]) -> None:
+        """Append an event's text and token.
+
+        Raises:
+            ApiError: the continuation failed (no room, broken model); its reason and numbers are in the message.
+        """
         self.text += event.text
-        self.tokens += event.tokens
-        self.logprobs += event.logprobs
-        self.alternatives += event.top_logprobs or []
         self.finish_reason = event.finish_reason
+        if event.finish_reason not in (None, "stop", "length"):
+            raise _failure(event)
+        if event.token is None:
+            return
+        self.completion_tokens += 1
+        if event.finish_reason == "stop" and event.token in stop_ids:
+            return  # the control token that ended the answer is counted, but it is not part of what was said
+        self.tokens.append(event.token)
+        self.logprobs.append(event.logprob)
+        self.alternatives.append(event.top_logprobs or {})
+
+
+def _failure(event: Event) -> ApiError:
+    reason = str(event.finish_reason)
+    message = (event.completion.message if event.completion else "") or f"the engine gave up: {reason}"
+    if reason == "prompt_too_long":
+        return ApiError(400, message, param="messages", code="context_length_exceeded")
+    if reason == "out_of_blocks":
+        return ApiError(503, message, kind="server_error", code=reason, headers={"Retry-After": "1"})
+    return ApiError(500, message, kind="server_error", code=reason)
 
 
 class Header:
@@ -77,7 +101,7 @@ def completion_logprobs(tokenizer: Tokenizer, part: Choice, top: int, offset: in
 
 
 def _rows(part: Choice) -> Iterable[tuple[int, float, dict[int, float]]]:
-    return zip(part.tokens, part.logprobs, part.alternatives or [{}] * len(part.tokens), strict=True)
+    return zip(part.tokens, part.logprobs, part.alternatives, strict=True)
 
 
 def _chat_token(tokenizer: Tokenizer, token: int, logprob: float) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def chat(model: Model, system: str | None = None, **sampling: Any) -> None:
             console.print(HELP, style="dim")
         elif line:
             messages.append({"role": "user", "content": line})
-            answer = _say(console, model, messages, sampling)
+            answer = _say(console, model, list(messages), sampling)
             messages.append({"role": "assistant", "content": answer})
 
 

@@ -10,7 +10,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors
 
 from foundling.core.errors import FoundlingError
-from foundling.inference.engine import Event, Request
+from foundling.inference.requests import Event, Request
 from foundling.tokenization.chat import CHATML
 from foundling.tokenization.tokenizer import Tokenizer
 
@@ -41,6 +41,8 @@ class MockEngine:
     cancelled: list[int] = field(default_factory=list)
     refuse: FoundlingError | None = None
     broken: bool = False
+    ending: str | None = None
+    special: bool = False
     go: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -64,10 +66,11 @@ class MockEngine:
             raise RuntimeError("a kernel failed")
         events = []
         for key, (request, done) in list(self.running.items()):
-            ids = self.tokenizer.encode(self.reply)[: request.params.max_tokens]
+            reply = self.tokenizer.encode(self.reply, special=self.special)
+            ids = reply[: request.params.max_tokens]
             last = done + 1 >= len(ids)
-            whole = len(ids) < len(self.tokenizer.encode(self.reply))
-            reason = ("length" if whole else "stop") if last else None
+            cut = len(ids) < len(reply)
+            reason = (self.ending or ("length" if cut else "stop")) if last else None
             events += [make_event(self, key, i, ids[: done + 1], reason, request) for i in range(request.params.n)]
             self.running[key] = (request, done + 1)
             if last:
@@ -80,8 +83,9 @@ def make_event(engine: MockEngine, key: int, index: int, ids: list[int], reason:
     before, now = (
         b"".join(map(engine.tokenizer.token_bytes, some)).decode(errors="ignore") for some in (ids[:-1], ids)
     )
-    alternatives = [{ids[-1]: -0.1, 5: -3.0, 6: -4.0}] if request.params.logprobs is not None else None
-    return Event(key, index, now.removeprefix(before), [ids[-1]], [-0.1], alternatives, reason)
+    alternatives = {ids[-1]: -0.1, 5: -3.0, 6: -4.0} if request.params.logprobs is not None else None
+    text = "" if ids[-1] in engine.tokenizer.stop_ids else now.removeprefix(before)
+    return Event(key, index, text, ids[-1], -0.1, alternatives, reason)
 
 
 def mock_model(**options: object) -> SimpleNamespace:

@@ -181,6 +181,26 @@ def test_engine_refusal_is_a_400_and_others_go_on(running: Any) -> None:
     assert client.chat.completions.create(model="foundling", messages=USER).choices[0].message.content == "hello"
 
 
+@pytest.mark.parametrize(("ending", "status"), [("prompt_too_long", 400), ("out_of_blocks", 503), ("nan_logits", 500)])
+def test_failed_continuations_are_errors(running: Any, ending: str, status: int) -> None:
+    """Guards against a broken model's half answer passed off as an answer, whole or at the end of a stream."""
+    server = running(ending=ending)
+    client = server.client()
+    with pytest.raises(openai.APIStatusError) as caught:
+        client.chat.completions.create(model="foundling", messages=USER)
+    assert caught.value.status_code == status
+    with pytest.raises(openai.APIError, match="gave up"):
+        list(client.chat.completions.create(model="foundling", messages=USER, stream=True))
+
+
+def test_the_stop_token_is_counted_but_not_shown(running: Any) -> None:
+    """Guards logprobs that spell exactly the content, beside usage that bills what was computed."""
+    server = running(reply="ab<|im_end|>", special=True)
+    answer = server.client().chat.completions.create(model="foundling", messages=USER, logprobs=True)
+    assert answer.choices[0].message.content == "ab" and answer.usage.completion_tokens == 3
+    assert [token.token for token in answer.choices[0].logprobs.content] == ["a", "b"]
+
+
 def test_a_broken_engine_answers_500_and_health_says_so(running: Any) -> None:
     """Guards against requests that wait for ever on a dead engine thread."""
     server = running(broken=True)
