@@ -1,0 +1,203 @@
+"""The stage `corpus`: raw sources to curated documents, split, deduplicated, decontaminated, every drop counted.
+
+Three passes, so that memory does not grow with the text: blocks (read, rules, signatures; in parallel, resumable),
+then the decisions that need all documents (on 0.5 KB a document), then the files.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet
+from numpy.typing import NDArray
+
+from foundling.core import progress
+from foundling.core.artifacts import Draft
+from foundling.core.errors import FoundlingError, nearest
+from foundling.core.files import write_json
+from foundling.core.stages import Inputs
+from foundling.corpus import block, duplicates, splits
+from foundling.corpus.block import Facts
+from foundling.corpus.config import CorpusConfig
+from foundling.corpus.decontaminate import HeldOut
+from foundling.corpus.documents import SCHEMA
+from foundling.corpus.rules.rule import explain
+from foundling.corpus.sources import blocks
+
+# What becomes of a document; the order is that of REASONS.
+TRAIN, VALIDATION, EXACT, NEAR, CONTAMINATED = range(5)
+REASONS = {EXACT: "exact duplicate", NEAR: "near duplicate", CONTAMINATED: "contaminated: holds an evaluation prompt"}
+DROPPED_COLUMNS = ("id", "source", "reason", "excerpt", "bytes", "meta")
+_EXAMPLES = 3
+
+
+def build(
+    config: CorpusConfig, inputs: Inputs, draft: Draft, *, held_out_prompts: Callable[[], list[str]] | None = None
+) -> None:
+    """Write train.parquet, validation.parquet, dropped.parquet, quarantine.jsonl and report.json.
+
+    Args:
+        held_out_prompts: gives the evaluation items that train must not hold.
+
+    Raises:
+        FoundlingError: the data name nothing, or nothing is left of them.
+    """
+    items = held_out_prompts() if held_out_prompts and config.decontaminate else []
+    held_out = HeldOut(items)
+    folders = _run_blocks(config, held_out, draft.scratch)
+    counts = [block.read_counts(folder) for folder in folders]
+    facts = Facts.load(folders)
+    _refuse_empty(facts, folders, counts, config)
+    fate = _decide(config, facts, folders)
+    _write_documents(draft.path, folders, facts, fate, items)
+    _write_quarantine(draft.path / "quarantine.jsonl", counts)
+    report = _report(draft.path, counts, facts, fate, held_out)
+    write_json(draft.path / "report.json", report)
+    draft.seeds["validation"] = config.seed
+    draft.metrics |= {k: report[k] for k in ("train", "validation", "read", "dropped_share")}
+
+
+def _run_blocks(config: CorpusConfig, held_out: HeldOut, scratch: Path) -> list[Path]:
+    work = blocks(config)
+    workers = config.workers or min(os.cpu_count() or 1, 8)
+    made: list[Path] = []
+    with progress.task("read and filter", len(work), "blocks") as bar, ThreadPoolExecutor(workers) as pool:
+        for folder in pool.map(lambda item: block.run(item, config, held_out, scratch / "blocks"), work):
+            made.append(folder)
+            bar.advance()
+    return made
+
+
+def _refuse_empty(facts: Facts, folders: list[Path], counts: list[dict[str, Any]], config: CorpusConfig) -> None:
+    if len(facts.ids):
+        return
+    reasons: Counter[str] = Counter(entry["reason"] for count in counts for entry in count["quarantine"])
+    for folder in folders:
+        reasons.update(pl.read_parquet(folder / "dropped.parquet")["reason"].to_list())
+    why = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common(6)) or "there was nothing in it"
+    raise FoundlingError(f"no document of {', '.join(config.data)} is left", why, "Check the data or relax the rules")
+
+
+def _decide(config: CorpusConfig, facts: Facts, folders: list[Path]) -> NDArray[np.int8]:
+    """(documents,) the fate of each."""
+    fate = np.full(len(facts.ids), TRAIN, np.int8)
+    fate[duplicates.exact(facts.ids.view(np.uint64))] = EXACT
+    alive = fate == TRAIN
+    signed = np.concatenate([np.load(folder / "signatures.npy") for folder in folders])
+    if config.near_duplicates:
+        clusters = duplicates.near_clusters(signed, config.near_duplicates, alive & (facts.comparable > 0))
+        fate[alive & ~duplicates.choose(clusters)] = NEAR
+        alive = fate == TRAIN
+    similar = np.arange(len(fate))
+    if config.same_side:
+        similar = duplicates.near_clusters(signed, config.same_side, alive & (facts.comparable > 0))
+    eligible = _eligible(config, folders)
+    if config.validation_bytes:
+        index = np.flatnonzero(alive)
+        ids, sizes = facts.ids.view(np.uint64)[index], facts.sizes[index]
+        fate[index[splits.validation(config, ids, sizes, similar[index], eligible[index])]] = VALIDATION
+    fate[(fate == TRAIN) & (facts.contaminated_by >= 0)] = CONTAMINATED
+    return fate
+
+
+def _eligible(config: CorpusConfig, folders: list[Path]) -> NDArray[np.bool_]:
+    wanted = config.validation_source
+    sources = pl.concat([pl.read_parquet(f / "documents.parquet", columns=["source"]) for f in folders])["source"]
+    if wanted is None:
+        return np.ones(len(sources), bool)
+    names = sources.unique().sort().to_list()
+    matching = fnmatch.filter(names, wanted)
+    if not matching:
+        options = f"sources: {', '.join(names[:8])}"
+        raise FoundlingError(f"no source is {wanted!r} (validation_source)", options, nearest(wanted, names))
+    return sources.is_in(matching).to_numpy()
+
+
+def _write_documents(path: Path, folders: list[Path], facts: Facts, fate: NDArray[np.int8], items: list[str]) -> None:
+    schema = pa.schema({name: pa.large_string() for name in SCHEMA})
+    gone = pa.schema({n: pa.int64() if n == "bytes" else pa.large_string() for n in DROPPED_COLUMNS})
+    writer = pa.parquet.ParquetWriter
+    with (
+        writer(path / "train.parquet", schema, compression="zstd") as train,
+        writer(path / "validation.parquet", schema, compression="zstd") as validation,
+        writer(path / "dropped.parquet", gone, compression="zstd") as dropped,
+    ):
+        for folder, documents, part in _with_fates(folders, fate):
+            train.write_table(documents.filter(part == TRAIN).to_arrow().cast(schema))
+            validation.write_table(documents.filter(part == VALIDATION).to_arrow().cast(schema))
+            for rows in (pl.read_parquet(folder / "dropped.parquet"), *_explained(documents, part)):
+                dropped.write_table(rows.select(gone.names).to_arrow().cast(gone))
+
+
+def _with_fates(folders: list[Path], fate: NDArray[np.int8]) -> Iterator[tuple[Path, pl.DataFrame, pl.Series]]:
+    start = 0
+    for folder in folders:
+        documents = block.documents_of(folder)
+        yield folder, documents, pl.Series(fate[start : start + len(documents)])
+        start += len(documents)
+
+
+def _explained(documents: pl.DataFrame, fate: pl.Series) -> Iterator[pl.DataFrame]:
+    for code, reason in REASONS.items():
+        yield explain(documents.filter(fate == code), reason)
+
+
+def _write_quarantine(path: Path, counts: list[dict[str, Any]]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for count in counts:
+            for entry in count["quarantine"]:
+                file.write(json.dumps(entry, ensure_ascii=False, sort_keys=True) + "\n")
+
+
+def _report(
+    path: Path, counts: list[dict[str, Any]], facts: Facts, fate: NDArray[np.int8], held_out: HeldOut
+) -> dict[str, Any]:
+    """The funnel: what was read, what each reason took, what is left."""
+    read: Counter[str] = Counter()
+    edited: dict[str, Counter[str]] = {}
+    quarantine: Counter[str] = Counter()
+    for count in counts:
+        read.update(count["read"])
+        quarantine.update(entry["reason"] for entry in count["quarantine"])
+        for name, numbers in count["edited"].items():
+            edited.setdefault(name, Counter()).update(numbers)
+    dropped = pl.read_parquet(path / "dropped.parquet")
+    by_reason = dropped.group_by("reason", maintain_order=True).agg(
+        pl.len().alias("documents"), pl.col("bytes").sum(), pl.col("meta").head(_EXAMPLES).alias("examples")
+    )
+    left = {"train": _size(facts, fate == TRAIN), "validation": _size(facts, fate == VALIDATION)}
+    return {
+        "read": dict(read),
+        "edited": {name: dict(numbers) for name, numbers in edited.items()},
+        "dropped": {row.pop("reason"): row for row in by_reason.sort("documents", descending=True).to_dicts()},
+        "dropped_share": round(int(dropped["bytes"].sum()) / max(read["bytes"], 1), 4),
+        "quarantine": dict(quarantine),
+        "held_out_items": {"given": len(held_out.items), "too short to look for": held_out.ignored},
+        "sources": {name: _by_source(path / f"{name}.parquet") for name in ("train", "validation")},
+        **left,
+    }
+
+
+def _size(facts: Facts, chosen: NDArray[np.bool_]) -> dict[str, int]:
+    return {"documents": int(chosen.sum()), "bytes": int(facts.sizes[chosen].sum())}
+
+
+def _by_source(path: Path) -> dict[str, dict[str, int]]:
+    sizes = (
+        pl.scan_parquet(path)
+        .group_by("source")
+        .agg(pl.len().alias("documents"), pl.col("text").str.len_bytes().sum().cast(pl.Int64).alias("bytes"))
+        .sort("bytes", "source", descending=[True, False])
+        .collect()
+    )
+    return {row.pop("source"): row for row in sizes.to_dicts()}

@@ -1,0 +1,43 @@
+"""The config of the stage `corpus`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from foundling.core.config import Config, option
+
+INSTALLED_PYTHON = "installed-python"
+Treatment = Literal["redact", "drop", "keep"]
+
+
+class CorpusConfig(Config):
+    """Raw sources -> curated documents, split into train and validation."""
+
+    data: tuple[str, ...] = option(
+        (INSTALLED_PYTHON,),
+        "files, folders or globs; or `installed-python`: the Python on this machine, its documentation and our dependencies",
+        min_length=1,
+    )
+    max_bytes: int | None = option(None, "read at most this many bytes of `installed-python`, in its order", gt=0)
+    text_field: str = option("text", "the field of JSON, Parquet and CSV rows that holds the text")
+    max_record_bytes: int = option(16_000_000, "a record longer than this is quarantined", gt=0)
+    piece_characters: int = option(60_000, "plain text files longer than this are cut at blank lines", ge=1000)
+    min_characters: int = option(100, "shorter documents are dropped", ge=1)
+    max_characters: int = option(1_000_000, "longer documents are dropped", ge=1)
+    max_line_characters: int = option(1000, "a document with a longer line is taken for minified or data", ge=1)
+    max_mean_line_characters: int = option(200, "documents with a longer mean line are dropped", ge=1)
+    min_letter_share: float = option(0.25, "documents with a smaller share of letters are dropped", ge=0, le=1)
+    drop_generated: bool = option(True, "drop files that say that a program wrote them")
+    strip_licences: bool = option(True, "cut licence boilerplate from the head of source files")
+    personal_data: Treatment = option("redact", "e-mail addresses: redact, drop the document, or keep")
+    secrets: Treatment = option("drop", "private keys and access tokens: redact, drop the document, or keep")
+    near_duplicates: float = option(
+        0.8, "Jaccard similarity from which one of two documents goes; 0: keep all", ge=0, le=1
+    )
+    same_side: float = option(0.5, "documents at least this similar fall on the same side of the split", ge=0, le=1)
+    decontaminate: bool = option(True, "drop training documents that hold an evaluation prompt")
+    validation_source: str | None = option(None, "take validation only from this source (a glob: `package:*`)")
+    validation_bytes: int = option(800_000, "size of the validation split (0: none)", ge=0)
+    validation_share: float = option(0.1, "the validation split takes at most this share of the text", ge=0, le=0.5)
+    seed: int = option(0, "which documents are held out")
+    workers: int = option(0, "processes; 0: one for each core", affects_result=False, ge=0)

@@ -1,0 +1,99 @@
+"""JSON lines: one object a line, the text in one field, the rest kept as meta."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import polars as pl
+
+from foundling.corpus.config import CorpusConfig
+from foundling.corpus.documents import Quarantine, frame
+
+if TYPE_CHECKING:
+    from foundling.corpus.sources import Piece
+
+_FRAME_CHARACTERS = 8_000_000
+_MAX_META_CHARACTERS = 2000
+
+
+def read(piece: Piece, config: CorpusConfig, quarantine: Quarantine) -> Iterator[pl.DataFrame]:
+    """The lines that begin in bytes [start, end) of the file."""
+    with open(piece.path, "rb") as file:
+        yield from read_lines(_lines(file, piece.start, piece.end, config.max_record_bytes), piece, config, quarantine)
+
+
+def read_lines(
+    lines: Iterator[tuple[int, bytes | None]], piece: Piece, config: CorpusConfig, quarantine: Quarantine
+) -> Iterator[pl.DataFrame]:
+    """Frames from (byte offset, line) pairs; a line that is None was too long."""
+    texts: list[str] = []
+    metas: list[dict[str, Any]] = []
+    size = 0
+    for offset, line in lines:
+        if line is not None and not line.strip():
+            continue
+        row = _parse(line, config) if line is not None else f"longer than {config.max_record_bytes} bytes"
+        if isinstance(row, str):
+            quarantine.add(piece.name, f"byte {offset}", row, line or b"")
+            continue
+        text, meta = row
+        texts.append(text)
+        metas.append({"path": piece.name, **meta})
+        size += len(text)
+        if size > _FRAME_CHARACTERS:
+            yield frame(texts, piece.source, metas)
+            texts, metas, size = [], [], 0
+    if texts:
+        yield frame(texts, piece.source, metas)
+
+
+def _lines(file: BinaryIO, start: int, end: int | None, longest: int) -> Iterator[tuple[int, bytes | None]]:
+    """(offset, line) of the lines that begin in [start, end); None for one longer than `longest`."""
+    if start:
+        file.seek(start - 1)
+        while (part := file.readline(longest)) and not part.endswith(b"\n"):
+            pass
+    while end is None or file.tell() < end:
+        offset = file.tell()
+        line = file.readline(longest + 1)
+        if not line:
+            return
+        if len(line) > longest and not line.endswith(b"\n"):
+            while (part := file.readline(longest)) and not part.endswith(b"\n"):
+                pass
+            yield offset, None
+        else:
+            yield offset, line
+
+
+def _parse(line: bytes, config: CorpusConfig) -> tuple[str, dict[str, Any]] | str:
+    """(text, meta), or the reason why the line is no document."""
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError:
+        return "not UTF-8"
+    except RecursionError:
+        return "JSON nested too deeply"
+    except ValueError as error:
+        return f"not JSON: {error}"
+    return pick_text(row, config)
+
+
+def pick_text(row: Any, config: CorpusConfig) -> tuple[str, dict[str, Any]] | str:
+    """(text, meta) of a parsed row, or the reason why it is no document."""
+    if not isinstance(row, dict):
+        return "not a JSON object"
+    text = row.get(config.text_field)
+    if not isinstance(text, str):
+        kind = f"field {config.text_field!r} is {type(text).__name__}"
+        return kind if config.text_field in row else f"no field {config.text_field!r}"
+    if any("\ud800" <= c <= "\udfff" for c in text) if not text.isascii() else False:
+        return "not UTF-8: a lone surrogate"
+    rest = {key: value for key, value in row.items() if key != config.text_field and _is_plain(value)}
+    return text, rest
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, (int, float, bool)) or (isinstance(value, str) and len(value) < _MAX_META_CHARACTERS)

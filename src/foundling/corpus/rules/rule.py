@@ -1,0 +1,73 @@
+"""What a rule is, and how a list of rules runs over a frame of documents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from foundling.corpus.documents import EXCERPT_CHARACTERS, with_ids
+
+Select = Callable[[pl.DataFrame], pl.Series]
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Drops documents. `bad(documents)` gives a boolean column: True for a document that goes."""
+
+    reason: str
+    bad: Select
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Changes texts. `change(documents)` gives the new `text` column."""
+
+    reason: str
+    change: Select
+
+
+@dataclass
+class Outcome:
+    """What is left, what went (see `explain`), and counts by reason.
+
+    Attributes:
+        edited: reason -> (documents changed, bytes removed).
+    """
+
+    kept: pl.DataFrame
+    dropped: pl.DataFrame
+    edited: dict[str, tuple[int, int]]
+
+
+def apply(documents: pl.DataFrame, rules: Sequence[Drop | Edit]) -> Outcome:
+    """Run the rules in order; a document counts under the first rule that drops it."""
+    gone = []
+    edited: dict[str, tuple[int, int]] = {}
+    for rule in rules:
+        if isinstance(rule, Edit):
+            new = rule.change(documents).rename("text")
+            changed = int((new != documents["text"]).sum())
+            removed = documents["text"].str.len_bytes().sum() - new.str.len_bytes().sum()
+            edited[rule.reason] = (changed, int(removed))
+            documents = documents.with_columns(new)
+        else:
+            bad = rule.bad(documents).fill_null(True)
+            gone.append(explain(documents.filter(bad), rule.reason))
+            documents = documents.filter(~bad)
+    dropped = pl.concat(gone) if gone else explain(documents.clear(), "")
+    return Outcome(documents, dropped, edited)
+
+
+def explain(documents: pl.DataFrame, reason: str, excerpts: pl.Series | None = None) -> pl.DataFrame:
+    """Rows for the list of dropped documents; the excerpt is the text's beginning unless given."""
+    shown = documents["text"] if excerpts is None else excerpts
+    return with_ids(documents).select(
+        pl.col("id"),
+        pl.col("source"),
+        pl.lit(reason).alias("reason"),
+        shown.str.slice(0, EXCERPT_CHARACTERS).alias("excerpt"),
+        pl.col("text").str.len_bytes().cast(pl.Int64).alias("bytes"),
+        pl.col("meta"),
+    )

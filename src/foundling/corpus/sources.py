@@ -1,0 +1,110 @@
+"""From what the user names (files, folders, globs) to pieces of work of even size, in a fixed order."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from foundling.core.errors import FoundlingError
+from foundling.core.files import sha256_file
+from foundling.corpus import installed
+from foundling.corpus.config import INSTALLED_PYTHON, CorpusConfig
+from foundling.corpus.readers import registry
+
+BLOCK_BYTES = 8_000_000
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A file, or bytes [start, end) of one that can be cut (`end` None: all of it)."""
+
+    path: str
+    name: str
+    source: str
+    reader: str
+    start: int = 0
+    end: int | None = None
+
+
+@dataclass(frozen=True)
+class Block:
+    """What one worker reads at a time. The blocks, and so the results, do not depend on the number of workers."""
+
+    number: int
+    pieces: tuple[Piece, ...]
+
+
+def outside(config: CorpusConfig) -> dict[str, str]:
+    """Content hashes of everything that `config.data` names: part of the artifact's key."""
+    return {entry: _fingerprint(entry, config) for entry in config.data}
+
+
+def blocks(config: CorpusConfig) -> list[Block]:
+    """The work of a corpus stage.
+
+    Raises:
+        FoundlingError: an entry names nothing, or files of a kind that no reader knows.
+    """
+    made: list[Block] = []
+    waiting: list[Piece] = []
+    size = 0
+    for piece, n_bytes in _pieces(config):
+        if waiting and size + n_bytes > BLOCK_BYTES:
+            made.append(Block(len(made), tuple(waiting)))
+            waiting, size = [], 0
+        waiting.append(piece)
+        size += n_bytes
+    return [*made, Block(len(made), tuple(waiting))] if waiting else made
+
+
+def _pieces(config: CorpusConfig) -> Iterator[tuple[Piece, int]]:
+    for entry in config.data:
+        if entry == INSTALLED_PYTHON:
+            for path, source, name in installed.files(config.max_bytes):
+                yield Piece(str(path), name, source, "text"), path.stat().st_size
+            yield Piece("", "documentation", installed.DOCUMENTATION, "documentation"), 0
+            continue
+        for path, name in _find(entry):
+            reader = registry.reader_for(path)
+            size = path.stat().st_size
+            cuts = range(0, max(size, 1), BLOCK_BYTES) if registry.can_cut(reader) else [0]
+            for start in cuts:
+                end = min(start + BLOCK_BYTES, size) if registry.can_cut(reader) else None
+                yield Piece(str(path), name, f"file:{name}", reader, start, end), (end or size) - start
+
+
+def _find(entry: str) -> list[tuple[Path, str]]:
+    """Files of one entry with the names they go by: the file's name, or its path inside the named folder."""
+    path = Path(entry).expanduser()
+    if path.is_file():
+        return [(path, path.name)]
+    if path.is_dir():
+        found = [p for p in sorted(path.rglob("*")) if p.is_file() and registry.known(p) and not _hidden(p, path)]
+        named = [(p, p.relative_to(path).as_posix()) for p in found]
+    else:
+        named = [(Path(p), Path(p).name) for p in sorted(glob.glob(str(path), recursive=True)) if Path(p).is_file()]
+    if not named:
+        known = f"known endings: {', '.join(registry.endings())}"
+        what = f"data {entry!r} names no file that can be read"
+        raise FoundlingError(what, known if path.exists() else "there is no such file, folder or glob match")
+    return sorted(named, key=lambda item: (item[1], str(item[0])))
+
+
+def _hidden(path: Path, root: Path) -> bool:
+    return any(part.startswith(".") or part == "__pycache__" for part in path.relative_to(root).parts)
+
+
+def _fingerprint(entry: str, config: CorpusConfig) -> str:
+    digest = hashlib.sha256()
+    if entry == INSTALLED_PYTHON:
+        for path, _, name in installed.files(config.max_bytes):
+            digest.update(f"{name}\0{sha256_file(path)}\n".encode())
+        for name, text in installed.documentation():
+            digest.update(f"{name}\0{text}\0".encode())
+    else:
+        for path, name in _find(entry):
+            digest.update(f"{name}\0{sha256_file(path)}\n".encode())
+    return f"sha256:{digest.hexdigest()}"

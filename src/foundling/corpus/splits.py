@@ -1,0 +1,49 @@
+"""Which documents are held out: whole clusters of similar documents, chosen by a hash, up to a size."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foundling.core.errors import FoundlingError
+from foundling.core.rng import seed_for
+from foundling.corpus.columns import Hashes, Ints
+from foundling.corpus.config import CorpusConfig
+from foundling.corpus.words import mix
+
+
+def validation(
+    config: CorpusConfig, ids: Hashes, sizes: Ints, clusters: Ints, eligible: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """(documents,) True for documents of the validation split.
+
+    A cluster is held out as a whole or not at all, and only if all its members are eligible. Which ones: ordered by
+    a hash of the seed and their first document's id, taken while they fit. It does not depend on the order of the
+    sources, and adding documents elsewhere moves few others.
+
+    Args:
+        ids: (documents,) content hashes.
+        sizes: (documents,) bytes.
+        clusters: (documents,) label of each document's cluster of similar ones.
+        eligible: (documents,) whether the document's source may be held out.
+    """
+    chosen = np.zeros(len(ids), bool)
+    budget = min(config.validation_bytes, int(config.validation_share * sizes.sum()))
+    if budget == 0:
+        return chosen
+    _, group = np.unique(clusters, return_inverse=True)
+    n_groups = int(group.max()) + 1
+    weight = np.bincount(group, sizes, n_groups)
+    blocked = np.bincount(group, ~eligible, n_groups) > 0
+    name = np.full(n_groups, np.iinfo(np.uint64).max, np.uint64)
+    np.minimum.at(name, group, ids)
+    order = np.argsort(mix(name ^ np.uint64(seed_for(config.seed, "validation"))), kind="stable")
+    left, taken = float(budget), []
+    for number in order[~blocked[order]]:
+        if weight[number] <= left:
+            taken.append(number)
+            left -= weight[number]
+    if not taken:
+        what = f"no document fits into a validation split of {budget} bytes"
+        raise FoundlingError(what, "a corpus needs several documents", "Add text, or set validation_bytes=0")
+    return np.isin(group, np.array(taken))

@@ -1,0 +1,25 @@
+"""The configs of the stages `tokenizer` and `tokenize`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from foundling.core.config import Config, option
+
+
+class TokenizerConfig(Config):
+    """A corpus -> a byte-level BPE tokenizer."""
+
+    vocab_size: int = option(4096, "tokens in the vocabulary, special ones included", ge=259, le=1_000_000)
+    pre_tokenizer: Literal["gpt2", "llama3"] = option(
+        "gpt2", "how text is cut before merging: GPT-2's or Llama 3's pattern (llama.cpp knows both)"
+    )
+    sample_bytes: int = option(100_000_000, "train on at most this much text, evenly spread over the corpus", gt=0)
+    min_frequency: int = option(2, "a pair must occur this often to be merged", ge=1)
+
+
+class TokenizeConfig(Config):
+    """A corpus and a tokenizer -> token files."""
+
+    fast: bool = option(True, "use gigatoken where it agrees with `tokenizers` on a sample", affects_result=False)
+    batch_bytes: int = option(8_000_000, "text encoded at a time", affects_result=False, gt=0)

@@ -1,0 +1,92 @@
+"""The stage `tokenize`: a corpus through a tokenizer, into memory-mapped token files with a document index.
+
+<split>.bin         token ids, uint16 or uint32 little-endian; each document is [end-of-text] + its ids
+<split>.index.npy   (documents + 1,) int64 offsets into it
+<split>.bytes.npy   (documents,) int64 UTF-8 bytes of each document
+tokens.json         dtype, vocab_size, eot_id and the size of each split; the tokenizer's files lie beside it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from foundling.core import progress
+from foundling.core.artifacts import Draft
+from foundling.core.errors import FoundlingError
+from foundling.core.files import write_json
+from foundling.core.stages import Inputs
+from foundling.tokenization.bulk import BulkEncoder
+from foundling.tokenization.config import TokenizeConfig
+from foundling.tokenization.tokenizer import Tokenizer
+
+SPLITS = ("train", "validation")
+_ROWS = 1024
+
+
+def build(config: TokenizeConfig, inputs: Inputs, draft: Draft) -> None:
+    """Encode both splits of the corpus.
+
+    Raises:
+        FoundlingError: the train split is empty.
+    """
+    corpus = inputs["corpus"]
+    tokenizer = Tokenizer.load(inputs["tokenizer"].path)
+    tokenizer.save(draft.path)
+    dtype = np.dtype("<u2") if tokenizer.vocab_size <= 1 << 16 else np.dtype("<u4")
+    encoder = BulkEncoder(tokenizer, fast=config.fast)
+    splits = {}
+    for split in SPLITS:
+        batches = _batches(corpus.file(f"{split}.parquet"), config.batch_bytes)
+        splits[split] = write_split(draft.path, split, batches, encoder, tokenizer.eot_id, dtype)
+    if not splits["train"]["documents"]:
+        raise FoundlingError("the corpus has no training documents", "there is nothing to tokenize")
+    about = {"dtype": dtype.name, "vocab_size": tokenizer.vocab_size, "eot_id": tokenizer.eot_id, "splits": splits}
+    write_json(draft.path / "tokens.json", about)
+    draft.metrics |= {split: numbers for split, numbers in splits.items()}
+    draft.metrics["bytes_per_token"] = round(splits["train"]["bytes"] / splits["train"]["tokens"], 4)
+
+
+def write_split(
+    folder: Path,
+    split: str,
+    batches: Iterator[list[str]],
+    encoder: BulkEncoder,
+    eot_id: int,
+    dtype: np.dtype[np.unsignedinteger],
+) -> dict[str, int]:
+    """Write the three files of a split from batches of texts; returns documents, tokens and bytes."""
+    counts, sizes = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    with (folder / f"{split}.bin").open("wb") as file, progress.task(f"tokenize {split}", unit="documents") as bar:
+        for number, texts in enumerate(batches):
+            if number == 0:
+                encoder.check(texts)
+            ids, lengths = encoder.encode(texts)
+            starts = np.cumsum(lengths) - lengths
+            np.insert(ids, starts, eot_id).astype(dtype).tofile(file)
+            counts.append(lengths + 1)
+            sizes.append(np.fromiter((len(text.encode()) for text in texts), np.int64, len(texts)))
+            bar.advance(len(texts))
+    n_bytes = np.concatenate(sizes)
+    index = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(counts))])
+    np.save(folder / f"{split}.index.npy", index)
+    np.save(folder / f"{split}.bytes.npy", n_bytes)
+    return {"documents": len(n_bytes), "tokens": int(index[-1]), "bytes": int(n_bytes.sum())}
+
+
+def _batches(path: Path, limit: int) -> Iterator[list[str]]:
+    """The texts of a Parquet file in lists of about `limit` bytes."""
+    waiting: list[str] = []
+    size = 0
+    for rows in pl.scan_parquet(path).select("text").collect_batches(chunk_size=_ROWS, maintain_order=True):
+        for text in rows["text"]:
+            waiting.append(text)
+            size += len(text)
+            if size >= limit:
+                yield waiting
+                waiting, size = [], 0
+    if waiting:
+        yield waiting
