@@ -1,0 +1,1 @@
+"""One engine for every caller: scheduler, paged KV cache, sampler, grammar, speculation, search."""

@@ -1,0 +1,131 @@
+"""A model as a user holds it: module, tokenizer and, when first needed, an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from foundling.core.artifacts import Store
+from foundling.core.errors import FoundlingError
+from foundling.inference.engine import Completion, Engine, Event, Request, SamplingParams
+from foundling.inference.runner import inference_of
+from foundling.models.checkpoint import load_module, save_module
+from foundling.models.language_model import LanguageModel
+from foundling.tokenization.chat import render
+from foundling.tokenization.tokenizer import Tokenizer
+
+Prompt = str | Sequence[Mapping[str, Any]]  # plain text, or chat messages
+
+
+class Model:
+    """A language model with its tokenizer.
+
+    Args:
+        engine_options: keyword arguments of the `Engine` that is made when first needed.
+    """
+
+    def __init__(self, module: LanguageModel, tokenizer: Tokenizer, **engine_options: Any) -> None:
+        self.module, self.tokenizer = module, tokenizer
+        self._engine_options = engine_options
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The engine on this module."""
+        return Engine(self.module, self.tokenizer, **self._engine_options)
+
+    def logits(self, ids: Tensor | Sequence[Sequence[int]]) -> Tensor:
+        """Logits (batch, time, vocab) float32 of token ids (batch, time)."""
+        tokens = torch.as_tensor(ids, dtype=torch.int64, device=next(self.module.parameters()).device)
+        with inference_of(self.module):
+            return self.module(tokens).float()
+
+    def generate(self, prompt: Prompt, **sampling: Any) -> Completion:
+        """Continue a text, or answer chat messages. `sampling`: fields of SamplingParams (n > 1: see `generate_n`)."""
+        return self.generate_n(prompt, **sampling)[0]
+
+    def generate_n(self, prompt: Prompt, **sampling: Any) -> list[Completion]:
+        """All n continuations of one prompt.
+
+        Raises:
+            FoundlingError: the prompt is too long, or the model's output is not finite.
+        """
+        completions = self.engine.generate([self.request(prompt, **sampling)])
+        failed = [completion for completion in completions if completion.failed]
+        if failed:
+            raise FoundlingError(failed[0].message or f"generation ended with {failed[0].finish_reason}")
+        return completions
+
+    def stream(self, prompt: Prompt, **sampling: Any) -> Iterator[Event]:
+        """The events of one continuation as they come; leaving early cancels it."""
+        request_id = self.engine.add(self.request(prompt, **{**sampling, "n": 1}))
+        finished = False
+        try:
+            while not finished:
+                for event in self.engine.step():
+                    finished |= event.finish_reason is not None
+                    yield event
+        finally:
+            if not finished:
+                self.engine.cancel(request_id)
+                self.engine.step()
+
+    def score(self, context: str, continuation: str) -> float:
+        """log p(continuation | context), natural logarithm."""
+        first, whole = self.tokenizer.encode(context), self.tokenizer.encode(context + continuation)
+        # Where the border falls inside a token, the continuation is encoded by itself.
+        rest = whole[len(first) :] if whole[: len(first)] == first else self.tokenizer.encode(continuation)
+        return self.engine.score([(first, rest)])[0].logprob
+
+    def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Unit vectors (n, dim) of texts."""
+        return self.engine.embed(texts)
+
+    def save(self, path: str | Path) -> None:
+        """Write a directory that `transformers` loads."""
+        save_module(self.module, path)
+        self.tokenizer.save(path)
+
+    def request(self, prompt: Prompt, **sampling: Any) -> Request:
+        """The engine's request for a text or for chat messages."""
+        params = SamplingParams.of(**sampling)
+        if isinstance(prompt, str):
+            bos = [] if self.tokenizer.bos_id is None else [self.tokenizer.bos_id]
+            ids = bos + self.tokenizer.encode(prompt)
+            return Request(ids or [self.tokenizer.eot_id], params)
+        return Request(render(self.tokenizer, prompt, add_generation_prompt=True).ids, params)
+
+
+def load(
+    spec: str | Path | None = None,
+    store: Store | None = None,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device | None = None,
+    **engine_options: Any,
+) -> Model:
+    """Load a model: a directory, "life/stage", a key prefix; None: the newest life's last model.
+
+    Args:
+        store: where lives and keys are looked up; None: the default store.
+        dtype: precision of the weights.
+        device: None: CUDA where there is one, else the CPU.
+        engine_options: keyword arguments of `Engine`.
+
+    Raises:
+        FoundlingError: nothing is found under `spec`, or it is not a model.
+    """
+    artifact = (store or Store()).resolve(None if spec is None else str(spec))
+    if artifact is None:
+        raise FoundlingError(
+            f"no model {str(spec)!r}", "expected a directory, life/stage or a key prefix", "see `foundling list`"
+        )
+    module = load_module(artifact.path, dtype=dtype)
+    module.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return Model(module, Tokenizer.load(artifact.path), **engine_options)

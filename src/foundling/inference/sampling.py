@@ -1,0 +1,123 @@
+"""From logits to a token: pure functions on a batch of logits, one row per sequence.
+
+Order of operations (that of `transformers`, so that results can be compared):
+
+1. log-probabilities to report: log softmax of the logits as the model gave them (temperature 1, nothing removed)
+2. temperature; at 0 the most probable token is taken and the steps below are skipped
+3. top-k
+4. top-p
+5. min-p, relative to what is left
+6. draw: the inverse of the cumulative distribution at one uniform number
+
+The uniform number is a pure function of (seed of the sequence, index of the token): no generator state exists, so the
+tokens do not depend on what else is in the batch, on preemption or on restarts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from foundling.inference.parameters import SamplingParams
+
+__all__ = ["SamplingParams", "SamplingRows", "draw", "probabilities", "sample", "top_k", "top_p", "min_p", "uniforms"]
+
+CANDIDATES = 256  # top-p sorts only so many tokens first: nearly always they hold the nucleus
+
+
+@dataclass(frozen=True)
+class SamplingRows:
+    """The parameters of a batch, one entry per row.
+
+    Args:
+        temperature, top_p, min_p: (rows,) float32.
+        top_k: (rows,) int64, 0 = off.
+        seeds: (rows,) uint64.
+        indices: (rows,) int64, how many tokens the sequence has generated before this one.
+    """
+
+    temperature: npt.NDArray[np.float32]
+    top_k: npt.NDArray[np.int64]
+    top_p: npt.NDArray[np.float32]
+    min_p: npt.NDArray[np.float32]
+    seeds: npt.NDArray[np.uint64]
+    indices: npt.NDArray[np.int64]
+
+
+def sample(logits: Tensor, rows: SamplingRows) -> Tensor:
+    """Choose one token per row. logits (rows, vocab) -> (rows,) int64."""
+    greedy = rows.temperature == 0
+    if greedy.all():
+        return logits.argmax(-1)
+    chosen = draw(probabilities(logits, rows), uniforms(rows.seeds, rows.indices).to(logits.device))
+    if greedy.any():
+        chosen = torch.where(torch.from_numpy(greedy).to(logits.device), logits.argmax(-1), chosen)
+    return chosen
+
+
+def probabilities(logits: Tensor, rows: SamplingRows) -> Tensor:
+    """The distribution that is drawn from. logits (rows, vocab) -> (rows, vocab) float32; greedy rows as at T = 1."""
+    device = logits.device
+    temperature = np.where(rows.temperature > 0, rows.temperature, 1.0).astype(np.float32)
+    scores = logits.float() / torch.from_numpy(temperature).to(device)[:, None]
+    if (rows.top_k > 0).any():
+        scores = top_k(scores, torch.from_numpy(rows.top_k).to(device))
+    if (rows.top_p < 1).any():
+        scores = top_p(scores, torch.from_numpy(rows.top_p).to(device))
+    if (rows.min_p > 0).any():
+        scores = min_p(scores, torch.from_numpy(rows.min_p).to(device))
+    return scores.softmax(-1)
+
+
+def top_k(scores: Tensor, k: Tensor) -> Tensor:
+    """Remove all but the k highest scores of each row (ties with the k-th stay). k (rows,) int64, 0 = keep all."""
+    widest = int(k.clamp(max=scores.shape[-1]).max())
+    highest = scores.topk(widest, dim=-1).values
+    threshold = highest.gather(1, (k.clamp(max=widest) - 1).clamp(min=0)[:, None])
+    threshold = threshold.masked_fill((k == 0)[:, None], -torch.inf)
+    return scores.masked_fill(scores < threshold, -torch.inf)
+
+
+def top_p(scores: Tensor, p: Tensor) -> Tensor:
+    """Keep the smallest set of most probable tokens whose probability reaches p. p (rows,), 1 = keep all."""
+    vocab = scores.shape[-1]
+    total = scores.logsumexp(-1, keepdim=True)
+    width = min(CANDIDATES, vocab)
+    while True:
+        highest, tokens = scores.topk(width, dim=-1) if width < vocab else scores.sort(-1, descending=True)
+        mass = (highest - total).exp().cumsum(-1)
+        if width == vocab or bool(((mass[:, -1] >= p) | (p >= 1)).all()):
+            break
+        width = vocab
+    before = torch.nn.functional.pad(mass[:, :-1], (1, 0))  # probability of the tokens above each one
+    kept = highest.masked_fill(before >= p[:, None], -torch.inf)
+    nucleus = torch.full_like(scores, -torch.inf).scatter_(1, tokens, kept)
+    return torch.where((p >= 1)[:, None], scores, nucleus)
+
+
+def min_p(scores: Tensor, fraction: Tensor) -> Tensor:
+    """Remove tokens less probable than `fraction` times the most probable one. fraction (rows,), 0 = keep all."""
+    threshold = scores.amax(-1, keepdim=True) + fraction.log()[:, None]
+    return scores.masked_fill(scores < threshold, -torch.inf)
+
+
+def draw(probs: Tensor, uniform: Tensor) -> Tensor:
+    """The token at which the cumulative probability passes `uniform`. probs (rows, vocab), uniform (rows,) in [0, 1)."""
+    cumulative = probs.cumsum(-1)
+    total = cumulative[:, -1]
+    point = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, point[:, None], right=True)[:, 0]
+
+
+def uniforms(seeds: npt.NDArray[np.uint64], indices: npt.NDArray[np.int64]) -> Tensor:
+    """One number in [0, 1) for each (seed, index): the SplitMix64 generator (Steele et al. 2014) at that index."""
+    with np.errstate(over="ignore"):
+        z = seeds + (indices.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z = z ^ (z >> np.uint64(31))
+    return torch.from_numpy((z >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24))
