@@ -20,6 +20,7 @@ from foundling.core.errors import FoundlingError
 from foundling.core.lives import ancestors, delete, last_of_kind, lives, stage_of_life, unneeded
 from foundling.core.units import human_bytes, human_count, human_flops, human_time
 
+LADDER_VOCABULARY = 4096  # our own small presets take their tokenizer's; this one is for the table
 StorePath = Annotated[str | None, Parameter(help="where artifacts are kept (default: ./runs, or FOUNDLING_STORE)")]
 
 
@@ -117,23 +118,23 @@ def gc(*, days: float = 1.0, yes: bool = False, store: StorePath = None) -> None
 
 def models(*, json: bool = False) -> None:
     """The model presets, their sizes and costs."""
-    from foundling.models.presets import PRESETS, preset
+    from foundling.models import cost, presets
 
     rows: list[dict[str, Any]] = []
-    for name in PRESETS:
-        config = preset(name)
+    for name in presets.names():
+        config = presets.preset(name, vocab_size=None if name in presets.PUBLISHED else LADDER_VOCABULARY)
         rows.append(
             {
                 "name": name,
                 "family": config.family,
-                "parameters": config.n_parameters(),
-                "active": config.n_parameters(active=True),
-                "blocks": len(config.blocks),
+                "parameters": cost.n_parameters(config),
+                "active": cost.n_parameters(config, active=True),
+                "blocks": config.n_layers,
                 "width": config.dim,
                 "vocabulary": config.vocab_size,
                 "context": config.max_positions,
-                "flops_per_token": config.flops_per_token(config.max_positions or 2048),
-                "kv_bytes_per_token": config.kv_bytes_per_token(2),
+                "flops_per_token": cost.flops_per_token(config, config.max_positions),
+                "kv_bytes_per_token": cost.kv_bytes_per_token(config),
             }
         )
     if json:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json as json_module
-from pathlib import Path
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -97,16 +97,20 @@ def compare(first: str, second: str, *, store: StorePath = None, json: bool = Fa
         second: another evaluation of the same items.
     """
     from foundling.evaluation.compare import compare as compare_evaluations
-    from foundling.evaluation.compare import print_comparison
 
     home = Store(store)
-    found = [home.resolve(spec, "evaluation") for spec in (first, second)]
-    for spec, artifact in zip((first, second), found, strict=True):
+    found = []
+    for spec in (first, second):
+        artifact = home.resolve(spec, "evaluation")
         if artifact is None:
             raise FoundlingError(f"there is no evaluation {spec!r}", f"the store is {str(home.root)!r}")
-    assert found[0] and found[1]
-    rows = compare_evaluations(Path(found[0].path), Path(found[1].path))
-    print(json_module.dumps([row.as_dict() for row in rows])) if json else print_comparison(rows)
+        found.append(artifact)
+    rows = compare_evaluations(*found)
+    if json:
+        print(json_module.dumps([asdict(row) for row in rows]))
+        return
+    for row in rows:
+        print(row)
 
 
 def _parameter(name: str, kind: Any, help: str, positional: bool) -> inspect.Parameter:

@@ -1,0 +1,195 @@
+"""What a recipe will cost on this machine: time, memory and disk of each stage, before anything runs.
+
+Estimates are operations over a rate. Data stages move text at rates measured once on a two-core machine; training
+and evaluation do FLOPs (from the model's own cost) at a share of the measured matrix rate. `docs/planning.md` says
+how far they were from the truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from foundling.core import hardware
+from foundling.core.artifacts import Store
+from foundling.core.errors import FoundlingError
+from foundling.core.hardware import Rates
+from foundling.core.units import human_bytes, human_count
+from foundling.models import cost
+from foundling.models.config import ModelConfig
+from foundling.models.presets import preset
+from foundling.pipeline import Node, resolve
+from foundling.recipes.recipe import Recipe
+
+# Seconds for each megabyte of text on two cores, measured by benchmarks/planning.py.
+SECONDS_PER_MB = {"corpus": 0.75, "tokenizer": 0.12, "tokenize": 0.04}
+BYTES_PER_TOKEN = 3.0
+TRAINING_SHARE = 0.12  # of the measured bf16 matrix rate, at the sizes of the quickstart's ladder
+DECODING_SHARE = 0.02
+PROCESS_BYTES = 450e6  # Python, torch and the libraries
+DEFAULT_CORPUS_BYTES = 40e6
+
+
+@dataclass
+class StageEstimate:
+    """What one stage should cost: seconds, peak bytes of memory, bytes on disk."""
+
+    name: str
+    verb: str
+    reads: str
+    makes: str
+    reused: bool
+    seconds: float = 0.0
+    memory: float = PROCESS_BYTES
+    disk: float = 0.0
+
+
+@dataclass
+class LifePlan:
+    """The plan of a life: its stages in order, and the machine it is for."""
+
+    name: str
+    machine: str
+    stages: list[StageEstimate]
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of what has still to be made."""
+        return sum(stage.seconds for stage in self.stages if not stage.reused)
+
+    @property
+    def memory(self) -> float:
+        """Peak memory over what has still to be made."""
+        return max((stage.memory for stage in self.stages if not stage.reused), default=0.0)
+
+    @property
+    def disk(self) -> float:
+        """Bytes of all artifacts."""
+        return sum(stage.disk for stage in self.stages)
+
+    def refuse_if_too_large(self) -> None:
+        """Raise FoundlingError if a stage needs more memory than the machine has, naming it."""
+        most = max(self.stages, key=lambda stage: 0.0 if stage.reused else stage.memory)
+        have = hardware.memory_bytes()
+        if not most.reused and most.memory > have:
+            what = f"stage {most.name!r} needs about {human_bytes(most.memory)} of memory"
+            raise FoundlingError(what, f"this machine has {human_bytes(have)}", "Use a smaller preset or micro_batch")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        total = {"seconds": self.seconds, "memory": self.memory, "disk": self.disk}
+        return {"name": self.name, "machine": self.machine, **total, "stages": [asdict(stage) for stage in self.stages]}
+
+
+@dataclass
+class Known:
+    """What is known, or guessed, about the artifacts upstream of a stage."""
+
+    text_bytes: float = DEFAULT_CORPUS_BYTES
+    vocab_size: int = 4096
+    model: ModelConfig | None = None
+    rates: Rates = field(default_factory=hardware.measure)
+
+
+def plan_life(recipe: Recipe, store: Store, rates: Rates) -> LifePlan:
+    """Estimate every stage of a recipe. What the store already has costs nothing."""
+    known = Known(rates=rates)
+    stages = []
+    for node in resolve(recipe, store):
+        found = store.find(node.key)
+        estimate = StageEstimate(node.name, node.stage.verb, _reads(node), node.stage.kind, found is not None)
+        ESTIMATES.get(node.stage.verb, _nothing)(node, known, estimate)
+        if found is not None:
+            estimate.disk = float(found.size)
+        stages.append(estimate)
+    return LifePlan(recipe.name, hardware.describe(), stages)
+
+
+def _corpus(node: Node, known: Known, estimate: StageEstimate) -> None:
+    known.text_bytes = float(getattr(node.config, "max_bytes", None) or DEFAULT_CORPUS_BYTES)
+    estimate.seconds = SECONDS_PER_MB["corpus"] * known.text_bytes / 1e6
+    estimate.memory = PROCESS_BYTES + 12 * known.text_bytes
+    estimate.disk = 0.3 * known.text_bytes
+    estimate.makes = f"{human_bytes(known.text_bytes)} of text"
+
+
+def _tokenizer(node: Node, known: Known, estimate: StageEstimate) -> None:
+    known.vocab_size = int(getattr(node.config, "vocab_size", known.vocab_size))
+    estimate.seconds = SECONDS_PER_MB["tokenizer"] * known.text_bytes / 1e6
+    estimate.memory = PROCESS_BYTES + 10 * known.text_bytes
+    estimate.disk = 60.0 * known.vocab_size
+    estimate.makes = f"{known.vocab_size} tokens"
+
+
+def _tokenize(node: Node, known: Known, estimate: StageEstimate) -> None:
+    tokens = known.text_bytes / BYTES_PER_TOKEN
+    estimate.seconds = 1 + SECONDS_PER_MB["tokenize"] * known.text_bytes / 1e6
+    estimate.memory = PROCESS_BYTES + 4 * known.text_bytes
+    estimate.disk = 2 * tokens
+    estimate.makes = f"{human_count(tokens)} tokens"
+
+
+def _pretrain(node: Node, known: Known, estimate: StageEstimate) -> None:
+    config: Any = node.config
+    model = preset(config.preset, vocab_size=known.vocab_size)
+    known.model = model
+    _training(config.steps * config.batch_size * config.context, config, model, known, estimate)
+    estimate.makes = f"{human_count(cost.n_parameters(model))} parameters"
+
+
+def _fine_tune(node: Node, known: Known, estimate: StageEstimate) -> None:
+    config: Any = node.config
+    if known.model is not None:
+        _training(config.steps * config.batch_size * config.context, config, known.model, known, estimate)
+        estimate.makes = f"{human_count(cost.n_parameters(known.model))} parameters"
+
+
+def _training(tokens: float, config: Any, model: ModelConfig, known: Known, estimate: StageEstimate) -> None:
+    flops = tokens * cost.flops_per_token(model, config.context, training=True)
+    estimate.seconds = 3 + flops / (TRAINING_SHARE * known.rates.matmul(config.precision))
+    rows = config.micro_batch or config.batch_size
+    estimate.memory = PROCESS_BYTES + cost.training_bytes(model, rows * config.context)
+    estimate.disk = 4.0 * cost.n_parameters(model)
+
+
+def _evaluate(node: Node, known: Known, estimate: StageEstimate) -> None:
+    config: Any = node.config
+    if known.model is None:
+        return
+    per_token = cost.flops_per_token(known.model, 256)
+    items = config.expressions.items * 2 * (1 + config.expressions.samples) * 30 if "expressions" in config.tasks else 0
+    text = config.bits_per_byte.max_bytes / BYTES_PER_TOKEN * 2 if "bits-per-byte" in config.tasks else 0
+    rate = known.rates.fp32
+    estimate.seconds = 2 + per_token * (items / (DECODING_SHARE * rate) + text / (0.4 * rate))
+    estimate.disk = 300.0 * items / 30
+    estimate.makes = f"{len(config.tasks)} tasks"
+
+
+def _compress(node: Node, known: Known, estimate: StageEstimate) -> None:
+    if known.model is not None:
+        bits = float(getattr(node.config, "bits", 8))
+        estimate.disk = cost.n_parameters(known.model) * bits / 8
+        estimate.makes = f"{bits:.0f}-bit weights"
+    estimate.seconds = 3.0
+
+
+def _nothing(node: Node, known: Known, estimate: StageEstimate) -> None:
+    estimate.seconds = 1.0
+
+
+def _reads(node: Node) -> str:
+    return ", ".join(node.sources.values()) or ", ".join(str(x) for x in getattr(node.config, "data", ())) or "-"
+
+
+ESTIMATES: Mapping[str, Callable[[Node, Known, StageEstimate], None]] = {
+    "corpus": _corpus,
+    "tokenizer": _tokenizer,
+    "tokenize": _tokenize,
+    "pretrain": _pretrain,
+    "sft": _fine_tune,
+    "prefer": _fine_tune,
+    "reinforce": _fine_tune,
+    "evaluate": _evaluate,
+    "compress": _compress,
+}

@@ -1,0 +1,233 @@
+"""The stage `report`: one self-contained HTML page about a whole life."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from markupsafe import Markup
+
+from foundling.core.artifacts import Artifact, Draft
+from foundling.core.config import Config, option
+from foundling.core.environment import environment
+from foundling.core.hardware import WATTS_PER_CORE, describe, threads
+from foundling.core.report import Page, cards, code, details, graph, side_by_side, table
+from foundling.core.stages import Inputs
+from foundling.core.units import human_bytes, human_flops, human_time
+from foundling.releases import figures
+from foundling.releases.summary import HEADLINES, scored_models, shown, weight_bytes
+
+
+class ReportConfig(Config):
+    """What the report is about. The plan is shown beside what happened and does not make another report."""
+
+    life: str = option(help="the life's name")
+    recipe: str = option("", "the resolved recipe, as YAML")
+    plan: dict[str, Any] = option({}, "the plan made before the run", affects_result=False)
+
+
+def build_report(config: ReportConfig, inputs: Inputs, draft: Draft) -> None:
+    """Write report.html from the manifests, logs and samples of a life's artifacts (one input per stage)."""
+    artifacts = _in_plan_order(dict(inputs.items()), config.plan)
+    page = Page(f"The life of {config.life}", _subtitle(artifacts))
+    page.section("At a glance", _headlines(artifacts))
+    _data_section(page, artifacts)
+    _training_section(page, artifacts)
+    _evaluation_section(page, artifacts)
+    _compression_section(page, artifacts)
+    page.section("Plan against actual", *_plan_table(artifacts, config.plan), note=PLAN_NOTE)
+    page.section("Cost", _cost_table(artifacts), note=COST_NOTE)
+    page.section("Lineage", _lineage(artifacts), note="Every artifact is found by the hash of what it was made from.")
+    page.section("Reproduce", *_commands(config, artifacts))
+    page.write(draft.file("report.html"))
+
+
+PLAN_NOTE = "The plan was made before the run, from this machine's measured rates."
+COST_NOTE = (
+    f"FLOPs are the model's own count (forward and backward). MFU is their rate over the measured matrix rate. Energy "
+    f"assumes {WATTS_PER_CORE:.0f} W for each core in use, a typical share of a server's package power; it is not measured."
+)
+
+
+def _in_plan_order(artifacts: Mapping[str, Artifact], plan: Mapping[str, Any]) -> dict[str, Artifact]:
+    order = [stage["name"] for stage in plan.get("stages", [])]
+    names = [name for name in order if name in artifacts] + [name for name in artifacts if name not in order]
+    return {name: artifacts[name] for name in names}
+
+
+def _subtitle(artifacts: Mapping[str, Artifact]) -> str:
+    seconds = sum(float(a.run.get("seconds", 0)) for a in artifacts.values())
+    return f"From raw text to a measured release in {human_time(seconds)}, on {describe()}."
+
+
+def _headlines(artifacts: Mapping[str, Artifact]) -> Markup:
+    values: dict[str, tuple[str, str]] = {}
+    rows = scored_models(artifacts)
+    for metric, label in HEADLINES[:3]:
+        scored = [(name, e.metrics[metric]) for name, _, e in rows if metric in e.metrics]
+        if scored:
+            pick = max if scored[0][1]["higher_is_better"] else min
+            name, best = pick(scored, key=lambda item: item[1]["value"])
+            values[label] = (f"{best['value']:.3f}", f"{name}, 95% [{best['low']:.3f}, {best['high']:.3f}]")
+    seconds = sum(float(a.run.get("seconds", 0)) for a in artifacts.values())
+    values["time"] = (human_time(seconds), f"{len(artifacts)} stages")
+    if rows:
+        small = min((model for _, model, _ in rows), key=weight_bytes)
+        values["smallest model"] = (human_bytes(weight_bytes(small)), f"of {human_bytes(weight_bytes(rows[0][1]))}")
+    peak = max(float(a.run.get("peak_memory_bytes", 0)) for a in artifacts.values())
+    values["peak memory"] = (human_bytes(peak), "resident, any stage")
+    return cards(values)
+
+
+def _data_section(page: Page, artifacts: Mapping[str, Artifact]) -> None:
+    corpora = [a for a in artifacts.values() if a.kind == "corpus"]
+    for corpus in corpora:
+        report = json.loads(corpus.file("report.json").read_text(encoding="utf-8"))
+        page.section("Corpus", figures.funnel(report), note=figures.corpus_note(corpus.metrics))
+    numbers = [(name, a.metrics) for name, a in artifacts.items() if a.kind in ("tokenizer", "tokens")]
+    rows = [(name, key, value) for name, metrics in numbers for key, value in metrics.items() if _plain(value)]
+    if rows:
+        page.section("Tokens", table(["stage", "number", "value"], rows))
+
+
+def _training_section(page: Page, artifacts: Mapping[str, Artifact]) -> None:
+    logs = {name: figures.training_log(a) for name, a in artifacts.items() if a.kind in ("model", "adapter")}
+    logs = {name: log for name, log in logs.items() if log}
+    if not logs:
+        return
+    blocks = [figures.loss_curve(name, log) for name, log in logs.items()]
+    samples = [
+        details(f"Samples of {name} through training", *[code(f"step {step}\n\n{text}") for step, text in found])
+        for name, log in logs.items()
+        if (found := figures.samples(log))
+    ]
+    page.section("Training", side_by_side(*blocks), *samples, note="Loss on the batches, in nats a scored token.")
+
+
+def _evaluation_section(page: Page, artifacts: Mapping[str, Artifact]) -> None:
+    rows = scored_models(artifacts)
+    if not rows:
+        return
+    metrics = list(dict.fromkeys(metric for _, _, e in rows for metric in e.metrics))
+    body = [
+        (metric, *(shown(e.metrics.get(metric)) for _, _, e in rows), _references(metric, rows)) for metric in metrics
+    ]
+    names = [name for name, _, _ in rows]
+    blocks = [table(["metric", *names, "for reference"], body)]
+    plot = figures.scores(rows, [metric for metric, _ in HEADLINES if metric in metrics])
+    tests = [row for name, _, e in rows for row in _tests(name, e)]
+    if tests:
+        head = ["model", "metric", "before", "after", "difference", "p (Holm)", "items", "verdict"]
+        blocks.append(details("Paired tests against the stage before", table(head, tests)))
+    note = "Value and 95% interval (Wilson for shares, bootstrap otherwise), all models on the same held-out items."
+    page.section("Evaluation", plot, *blocks, *_answers(rows), note=note)
+
+
+def _references(metric: str, rows: list[tuple[str, Artifact, Artifact]]) -> str:
+    found = {r["name"]: r["value"] for _, _, e in rows for r in e.metrics.get(metric, {}).get("reference", [])}
+    return ", ".join(f"{name} {value:.3g}" for name, value in found.items())
+
+
+def _tests(name: str, evaluation: Artifact) -> list[tuple[Any, ...]]:
+    results = json.loads(evaluation.file("results.json").read_text(encoding="utf-8"))
+    return [
+        (name, f"{c['task']}.{c['metric']}", c["a"], c["b"], c["difference"], c["p_adjusted"], c["n"], c["verdict"])
+        for c in results.get("against", [])
+    ]
+
+
+def _answers(rows: list[tuple[str, Artifact, Artifact]], most: int = 12) -> list[Markup]:
+    blocks = []
+    for name, _, evaluation in rows:
+        lines = evaluation.file("samples.jsonl").read_text(encoding="utf-8").splitlines()
+        parsed = [json.loads(line) for line in lines]
+        chosen = [row for row in parsed if row["task"] == "expressions"][:most]
+        text = "\n".join(json.dumps(row["sample"], ensure_ascii=False)[:300] for row in chosen)
+        if text:
+            blocks.append(details(f"Answers of {name}", code(text)))
+    return blocks
+
+
+def _compression_section(page: Page, artifacts: Mapping[str, Artifact]) -> None:
+    rows = scored_models(artifacts)
+    compressed = [(name, a) for name, a in artifacts.items() if a.stage == "compress"]
+    if not compressed:
+        return
+    originals = {a.inputs["model"] for _, a in compressed}
+    shown_rows = [(n, m, e) for n, m, e in rows if m.key in originals or m.stage == "compress"]
+    body = []
+    for name, model, evaluation in shown_rows:
+        scores = [shown(evaluation.metrics.get(metric)) for metric, _ in HEADLINES[:2]]
+        speed = model.run.get("decode_tokens_per_s") or evaluation.run.get("decode_tokens_per_s")
+        body.append((name, human_bytes(weight_bytes(model)), *scores, f"{speed:.0f}" if speed else "-"))
+    head = ["model", "weights", *(label for _, label in HEADLINES[:2]), "decode tokens/s"]
+    page.section("Compression", figures.quality_against_size(shown_rows), table(head, body))
+
+
+def _plan_table(artifacts: Mapping[str, Artifact], plan: Mapping[str, Any]) -> list[Markup]:
+    planned = {stage["name"]: stage for stage in plan.get("stages", [])}
+    rows = []
+    for name, artifact in artifacts.items():
+        guess = planned.get(name, {})
+        run = artifact.run
+        rows.append(
+            (
+                name,
+                artifact.stage,
+                human_time(guess["seconds"]) if guess else "-",
+                human_time(float(run.get("seconds", 0))),
+                human_bytes(guess["memory"]) if guess else "-",
+                human_bytes(float(run.get("peak_memory_bytes", 0))),
+                human_bytes(guess["disk"]) if guess else "-",
+                human_bytes(artifact.size),
+            )
+        )
+    head = ["stage", "verb", "time: plan", "actual", "memory: plan", "actual", "disk: plan", "actual"]
+    return [table(head, rows)]
+
+
+def _cost_table(artifacts: Mapping[str, Artifact]) -> Markup:
+    rows = []
+    for name, artifact in artifacts.items():
+        run = artifact.run
+        seconds = float(run.get("seconds", 0))
+        flops, mfu = run.get("flops"), run.get("mfu")
+        energy = seconds * WATTS_PER_CORE * threads() / 3.6e6
+        speed = run.get("tokens_per_s")
+        rows.append(
+            (
+                name,
+                human_time(seconds),
+                human_flops(flops) if flops else "-",
+                f"{speed:.0f}" if speed else "-",
+                f"{100 * mfu:.1f}%" if mfu else "-",
+                f"{1000 * energy:.2f}",
+            )
+        )
+    return table(["stage", "time", "FLOPs", "tokens/s", "MFU", "energy, Wh (estimate)"], rows)
+
+
+def _lineage(artifacts: Mapping[str, Artifact]) -> Markup:
+    names = {artifact.key: name for name, artifact in artifacts.items()}
+    nodes = {name: (name, f"{a.kind} {a.key[:8]}") for name, a in artifacts.items()}
+    edges = [(names[key], name) for name, a in artifacts.items() for key in a.inputs.values() if key in names]
+    return graph(nodes, edges, "Which artifact was made from which")
+
+
+def _commands(config: ReportConfig, artifacts: Mapping[str, Artifact]) -> list[Markup]:
+    versions = ", ".join(f"{name} {version}" for name, version in environment().items())
+    last = [name for name, a in artifacts.items() if a.kind == "model"][-1:]
+    use = f"foundling chat {config.life}/{last[0]}\nfoundling serve {config.life}/{last[0]}" if last else ""
+    commands = f"foundling run {config.life}\nfoundling verify\nfoundling lineage {config.life}\n{use}"
+    keys = "\n".join(f"{name:<22} {a.kind:<11} {a.key}" for name, a in artifacts.items())
+    return [
+        code(commands),
+        details("The resolved recipe", code(config.recipe)),
+        details("Keys", code(keys)),
+        details("Versions", code(versions)),
+    ]
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, (int, float, str)) and not isinstance(value, bool)
