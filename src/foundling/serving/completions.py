@@ -44,9 +44,9 @@ async def answer(service: Service, body: CompletionBody, http: HttpRequest) -> R
 
 
 def _ids(service: Service, prompt: str | list[int]) -> list[int]:
-    """A prompt's tokens; text begins after the document separator, as every training document did."""
+    """A prompt's tokens, as `Model.generate` would make them from a text."""
     if isinstance(prompt, str):
-        return [service.tokenizer.eot_id, *service.tokenizer.encode(prompt)]
+        return list(service.model.request(prompt).prompt_ids)
     bad = next((token for token in prompt if not 0 <= token < service.vocab_size), None)
     if bad is not None:
         raise refused("prompt", f"token id {bad} is outside the vocabulary of {service.vocab_size}")

@@ -18,6 +18,7 @@ class Service:
 
     Attributes:
         name: its id in requests.
+        model: the model.
         tokenizer: its tokenizer.
         context: prompt and answer together have at most this many tokens.
         engine: the thread that runs it.
@@ -26,6 +27,7 @@ class Service:
     def __init__(self, model: Model, config: ServeConfig) -> None:
         self.config = config
         self.name = config.name
+        self.model = model
         self.tokenizer = model.tokenizer
         self.context: int = model.module.config.max_positions
         self.vocab_size: int = model.module.config.vocab_size

@@ -60,10 +60,12 @@ def _say(console: Console, model: Model, prompt: Any, sampling: dict[str, Any]) 
     """Print the answer piece by piece; Ctrl-C ends the answer, not the conversation."""
     said = ""
     try:
-        for piece in model.stream(prompt, **sampling):
-            said += piece
-            console.out(piece, end="", highlight=False)
+        for event in model.stream(prompt, **sampling):
+            said += event.text
+            console.out(event.text, end="", highlight=False)
             console.file.flush()
+            if event.completion and event.completion.failed:
+                raise FoundlingError(f"the model could not go on: {event.completion.message}")
     except KeyboardInterrupt:
         console.print(" (stopped)", style="dim", end="")
     console.print()

@@ -93,4 +93,9 @@ def mock_model(**options: object) -> SimpleNamespace:
     tokenizer = byte_tokenizer()
     config = SimpleNamespace(max_positions=64, vocab_size=tokenizer.vocab_size)
     engine = MockEngine(tokenizer, **options)  # type: ignore[arg-type]
-    return SimpleNamespace(module=SimpleNamespace(config=config), tokenizer=tokenizer, engine=engine)
+    return SimpleNamespace(
+        module=SimpleNamespace(config=config),
+        tokenizer=tokenizer,
+        engine=engine,
+        request=lambda prompt: Request(tokenizer.encode(prompt)),
+    )

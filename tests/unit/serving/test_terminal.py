@@ -10,16 +10,17 @@ from typing import Any
 import pytest
 
 from foundling.core.errors import FoundlingError
+from foundling.inference.requests import Event
 from foundling.serving import terminal
 
 
 class EchoModel(SimpleNamespace):
     """Streams the last message back in pieces and keeps what it was asked."""
 
-    def stream(self, prompt: Any, **sampling: Any) -> Iterator[str]:
+    def stream(self, prompt: Any, **sampling: Any) -> Iterator[Event]:
         self.asked = [*getattr(self, "asked", []), (prompt, sampling)]
-        yield "you said "
-        yield prompt if isinstance(prompt, str) else prompt[-1]["content"]
+        yield Event(1, 0, "you said ")
+        yield Event(1, 0, prompt if isinstance(prompt, str) else prompt[-1]["content"], finish_reason="stop")
 
 
 def test_a_piped_conversation_keeps_its_history(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
