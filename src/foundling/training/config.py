@@ -55,7 +55,7 @@ class TrainingConfig(Config):
 class PretrainConfig(TrainingConfig):
     """The stage `pretrain`: a model from nothing, or the base model trained on."""
 
-    preset: str = option("quickstart-3m", "architecture and size, see `foundling models`; ignored with a base model")
+    preset: str = option("foundling-3m", "architecture and size, see `foundling models`; ignored with a base model")
     document_mask: bool = option(False, "tokens attend only within their own document")
     validation_tokens: int = option(200_000, "tokens of the validation split that are scored", ge=1)
     prompts: tuple[str, ...] = option(

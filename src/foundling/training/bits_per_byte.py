@@ -1,0 +1,58 @@
+"""How many bits a model needs for each byte of held-out text: comparable across tokenizers and with compressors."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from foundling.training.batch import Batch
+from foundling.training.loss import next_token_loss
+from foundling.training.token_files import TokenSplit
+
+ROWS = 16
+
+
+class HeldOut:
+    """The first documents of a split, cut into rows that are scored once each.
+
+    A row never spans two documents: every document is predicted from its own text alone, from its end-of-text on.
+
+    Args:
+        context: tokens in a row.
+        tokens: whole documents are taken until this many tokens; at least one document.
+    """
+
+    def __init__(self, split: TokenSplit, context: int, tokens: int) -> None:
+        count = int(np.searchsorted(split.starts[1:], tokens, side="right"))
+        self.split, self.context, self.documents = split, context, max(1, count)
+        self.bytes = int(split.bytes[: self.documents].sum())
+        self.rows: list[tuple[int, int]] = []  # (start, targets) of each row in the stream
+        for index in range(self.documents):
+            start, end = int(split.starts[index]), int(split.starts[index + 1])
+            self.rows += [(at, min(context, end - 1 - at)) for at in range(start, end - 1, context)]
+        self.rows.sort(key=lambda row: -row[1])
+        self.tokens = sum(length for _, length in self.rows)
+
+    def score(self, module: nn.Module) -> dict[str, float]:
+        """`nats_per_token` and `bits_per_byte` of the module on these documents."""
+        nats = 0.0
+        for first in range(0, len(self.rows), ROWS):
+            nats += float(next_token_loss(module, self._batch(self.rows[first : first + ROWS])).total)
+        return {
+            "nats_per_token": nats / max(self.tokens, 1),
+            "bits_per_byte": nats / math.log(2) / max(self.bytes, 1),
+        }
+
+    def _batch(self, rows: list[tuple[int, int]]) -> Batch:
+        longest = rows[0][1]
+        tokens = np.full((len(rows), longest + 1), self.split.eot_id, dtype=np.int64)
+        mask = np.zeros((len(rows), longest), dtype=np.float32)
+        for row, (start, length) in enumerate(rows):
+            tokens[row, : length + 1] = self.split.window(start, length + 1)
+            mask[row, :length] = 1
+        inputs: Any = torch.from_numpy(tokens)
+        return Batch(inputs[:, :-1], inputs[:, 1:], torch.from_numpy(mask))
