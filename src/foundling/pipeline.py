@@ -29,8 +29,8 @@ STAGES: dict[str, Stage] = {
             1,
             "Read, filter, deduplicate and split documents.",
             "foundling.corpus.config:CorpusConfig",
-            "foundling.corpus.build:build_corpus",
-            outside="foundling.corpus.build:outside",
+            "foundling.corpus.build:build",
+            outside="foundling.corpus.sources:outside",
         ),
         Stage(
             "tokenizer",
@@ -38,7 +38,7 @@ STAGES: dict[str, Stage] = {
             1,
             "Train a tokenizer on a corpus.",
             "foundling.tokenization.config:TokenizerConfig",
-            "foundling.tokenization.train:build_tokenizer",
+            "foundling.tokenization.train:build",
             {"corpus": Port(("corpus",), "the corpus to train it on")},
         ),
         Stage(
@@ -47,7 +47,7 @@ STAGES: dict[str, Stage] = {
             1,
             "Encode a corpus into token shards.",
             "foundling.tokenization.config:TokenizeConfig",
-            "foundling.corpus.encode:build_tokens",
+            "foundling.tokenization.encode:build",
             {"corpus": Port(("corpus",), "the corpus"), "tokenizer": Port(("tokenizer", "model"), "the tokenizer")},
         ),
         Stage(
@@ -56,7 +56,7 @@ STAGES: dict[str, Stage] = {
             1,
             "Train a model on token shards, from nothing or from a base.",
             "foundling.training.config:PretrainConfig",
-            "foundling.training.pretrain:build_pretrained",
+            "foundling.training.pretrain:build",
             {
                 "tokens": Port(("tokens",), "the token shards"),
                 "base": Port(_MODEL, "a model to continue from", required=False),
@@ -68,7 +68,7 @@ STAGES: dict[str, Stage] = {
             1,
             "Fine-tune on instructions and answers.",
             "foundling.post_training.config:SFTConfig",
-            "foundling.post_training.sft:build_sft",
+            "foundling.post_training.sft:build",
             {"base": _BASE},
             outside="foundling.post_training.data:outside",
         ),
@@ -78,7 +78,7 @@ STAGES: dict[str, Stage] = {
             1,
             "Learn from preferences (DPO).",
             "foundling.post_training.config:PreferConfig",
-            "foundling.post_training.prefer:build_preferred",
+            "foundling.post_training.prefer:build",
             {"base": _BASE},
             outside="foundling.post_training.data:outside",
         ),
@@ -88,7 +88,7 @@ STAGES: dict[str, Stage] = {
             1,
             "Learn from verifiable rewards (GRPO).",
             "foundling.post_training.config:ReinforceConfig",
-            "foundling.post_training.reinforce:build_reinforced",
+            "foundling.post_training.reinforce:build",
             {"base": _BASE},
         ),
         Stage(
@@ -97,7 +97,7 @@ STAGES: dict[str, Stage] = {
             1,
             "Score a model, with intervals and baselines.",
             "foundling.evaluation.config:EvaluateConfig",
-            "foundling.evaluation.evaluate:build_evaluation",
+            "foundling.evaluation.evaluate:build",
             {
                 "model": Port(_MODEL, "the model to score"),
                 "corpus": Port(("corpus",), "where held-out texts come from", required=False),
@@ -110,7 +110,7 @@ STAGES: dict[str, Stage] = {
             1,
             "Quantize a model.",
             "foundling.compression.config:CompressConfig",
-            "foundling.compression.compress:build_compressed",
+            "foundling.compression.compress:build",
             {
                 "model": Port(_MODEL, "the model to compress"),
                 "corpus": Port(("corpus",), "calibration text", required=False),
@@ -122,7 +122,7 @@ STAGES: dict[str, Stage] = {
             1,
             "One page about a whole life.",
             "foundling.releases.report:ReportConfig",
-            "foundling.releases.report:build_report",
+            "foundling.releases.report:build",
             {"*": Port(("corpus", "tokenizer", "tokens", "model", "adapter", "evaluation"), "what it reports on")},
         ),
     )
@@ -199,7 +199,7 @@ def outside_input(spec: str, kind: str, store: Store, where: str) -> Artifact:
     """An input that is not a stage of the recipe: a path, life/stage, key, package or hub id."""
     artifact = store.resolve(spec, kind)
     if artifact is None and kind == "model":
-        artifact = Artifact.outside(load_attribute("foundling.inference.model:locate")(spec), "model")
+        artifact = Artifact.outside(load_attribute("foundling.models.locate:locate")(spec), "model")
     if artifact is None:
         raise FoundlingError(f"{where}: {spec!r} is neither a stage of the recipe nor a path, life/stage or key")
     return artifact

@@ -18,6 +18,7 @@ from foundling.inference.engine import Completion, Engine, Event, Request, Sampl
 from foundling.inference.runner import inference_of
 from foundling.models.checkpoint import load_module, save_module
 from foundling.models.language_model import LanguageModel
+from foundling.models.locate import locate
 from foundling.tokenization.chat import render
 from foundling.tokenization.tokenizer import Tokenizer
 
@@ -110,7 +111,7 @@ def load(
     device: str | torch.device | None = None,
     **engine_options: Any,
 ) -> Model:
-    """Load a model: a directory, "life/stage", a key prefix; None: the newest life's last model.
+    """Load a model: a directory, "life/stage", a key prefix or a hub id; None: the newest life's last model.
 
     Args:
         store: where lives and keys are looked up; None: the default store.
@@ -122,10 +123,17 @@ def load(
         FoundlingError: nothing is found under `spec`, or it is not a model.
     """
     artifact = (store or Store()).resolve(None if spec is None else str(spec))
-    if artifact is None:
-        raise FoundlingError(
-            f"no model {str(spec)!r}", "expected a directory, life/stage or a key prefix", "see `foundling list`"
-        )
-    module = load_module(artifact.path, dtype=dtype)
+    path = artifact.path if artifact is not None else locate(str(spec))
+    module = load_module(path, dtype=dtype)
     module.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return Model(module, Tokenizer.load(artifact.path), **engine_options)
+    return Model(module, Tokenizer.load(path), **engine_options)
+
+
+def sample_texts(
+    module: LanguageModel, tokenizer: Tokenizer, prompts: Sequence[str], max_tokens: int = 64
+) -> list[str]:
+    """Each prompt with its greedy continuation: how a model sounds while it is being trained."""
+    engine = Engine(module, tokenizer)
+    params = SamplingParams.of(max_tokens=max_tokens, temperature=0.0)
+    done = engine.generate([Request([tokenizer.eot_id, *tokenizer.encode(prompt)], params) for prompt in prompts])
+    return [prompt + answer.text for prompt, answer in zip(prompts, done, strict=True)]

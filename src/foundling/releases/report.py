@@ -27,7 +27,7 @@ class ReportConfig(Config):
     plan: dict[str, Any] = option({}, "the plan made before the run", affects_result=False)
 
 
-def build_report(config: ReportConfig, inputs: Inputs, draft: Draft) -> None:
+def build(config: ReportConfig, inputs: Inputs, draft: Draft) -> None:
     """Write report.html from the manifests, logs and samples of a life's artifacts (one input per stage)."""
     artifacts = _in_plan_order(dict(inputs.items()), config.plan)
     page = Page(f"The life of {config.life}", _subtitle(artifacts))
