@@ -2,55 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from foundling.core.errors import FoundlingError
 from foundling.models.config import ModelConfig
 from foundling.models.families import family_for
-from foundling.models.families.fields import Fields
+from foundling.models.families.translate import config_to_hf, read_config, read_json, write_json
 from foundling.models.language_model import LanguageModel
+from foundling.models.quantized import QuantizedLinear, schemes_of
+from foundling.models.quantized_format import schemes_from_hf, schemes_to_hf
 from foundling.models.tensor_files import TensorFiles, write_tensors
 from foundling.models.tensor_rules import Rule, expand
 
 # buffers that older files carry and that we recompute
 DERIVED = ("rotary_emb.inv_freq", "attn.bias", "attn.masked_bias", "attention.bias", "attention.masked_bias")
-
-
-def read_config(path: Path | str) -> ModelConfig:
-    """The architecture of a model directory.
-
-    Raises:
-        FoundlingError: naming the file, the model_type or the field that is missing, unknown or not supported.
-    """
-    return config_from_hf(read_json(Path(path) / "config.json"), str(Path(path) / "config.json"))
-
-
-def config_from_hf(data: dict[str, Any], where: str) -> ModelConfig:
-    """Translate the content of a config.json; `where` names it in messages."""
-    hf = Fields(data, where)
-    family = family_for(hf.take("model_type", str))
-    hf.expect("architectures", [family.ARCHITECTURE])
-    try:
-        config = family.from_hf(hf)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise FoundlingError(f"{where}: {name} would be {first['input']!r}", str(first["msg"])) from None
-    hf.finish()
-    return config
-
-
-def config_to_hf(config: ModelConfig) -> dict[str, Any]:
-    """The content of config.json for a config, without the dtype."""
-    family = family_for(config.family)
-    return {"architectures": [family.ARCHITECTURE], "model_type": config.family, **family.to_hf(config)}
 
 
 def load_module(path: Path | str, dtype: torch.dtype | None = torch.float32) -> LanguageModel:
@@ -63,10 +33,11 @@ def load_module(path: Path | str, dtype: torch.dtype | None = torch.float32) -> 
     Raises:
         FoundlingError: naming missing, unexpected and misshapen tensors, or a damaged file.
     """
-    config = read_config(path)
-    files = TensorFiles(Path(path))
+    directory, config = Path(path), read_config(path)
+    files = TensorFiles(directory)
     with torch.device("meta"):
         module = LanguageModel(config)
+        _place_quantized(module, files)
     shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
     rules = expand(family_for(config.family).rules(config), config.n_layers, set(shapes))
     _check_names(rules, files, config)
@@ -74,7 +45,7 @@ def load_module(path: Path | str, dtype: torch.dtype | None = torch.float32) -> 
     for rule in rules:
         tensors |= zip(rule.ours, _read(rule, files, [shapes[name] for name in rule.ours]), strict=True)
     module.load_state_dict({name: _cast(tensor, dtype) for name, tensor in tensors.items()}, assign=True)
-    return module.requires_grad_(True).eval()
+    return module.eval()
 
 
 def save_module(module: LanguageModel, path: Path | str) -> None:
@@ -83,31 +54,39 @@ def save_module(module: LanguageModel, path: Path | str) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     ours = module.state_dict()
     theirs: dict[str, Tensor] = {}
+    renamed: dict[str, str] = {}  # our layer -> theirs, for layers that correspond one to one
     for rule in expand(family_for(config.family).rules(config), config.n_layers, set(ours)):
         theirs |= zip(rule.theirs, rule.write([ours[name] for name in rule.ours]), strict=True)
-    hf = config_to_hf(config) | {"dtype": str(next(module.parameters()).dtype).removeprefix("torch.")}
+        if len(rule.ours) == 1:
+            renamed[rule.ours[0].rpartition(".")[0]] = rule.theirs[0].rpartition(".")[0]
+    hf = config_to_hf(config) | {"dtype": str(module.embedding.weight.dtype).removeprefix("torch.")}
+    schemes = {renamed[name]: scheme for name, scheme in schemes_of(module).items()}
+    if schemes:
+        dense = [renamed[name] for name, part in module.named_modules() if isinstance(part, nn.Linear)]
+        hf["quantization_config"] = schemes_to_hf(schemes, dense)
     write_json(directory / "config.json", hf)
     tokens = {name: hf[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if hf.get(name) is not None}
     write_json(directory / "generation_config.json", tokens)
     write_tensors(theirs, directory)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file, or a FoundlingError that names the file."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FoundlingError(f"{path} does not exist", "a model directory has a config.json") from None
-    except (ValueError, OSError) as error:
-        raise FoundlingError(f"{path} is not readable JSON", str(error)) from None
-    if not isinstance(data, dict):
-        raise FoundlingError(f"{path} holds {type(data).__name__}", "expected a JSON object")
-    return data
-
-
-def write_json(path: Path, data: dict[str, Any]) -> None:
-    """Sorted, indented JSON."""
-    path.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+def _place_quantized(module: LanguageModel, files: TensorFiles) -> None:
+    """Put a QuantizedLinear wherever the files hold packed weights."""
+    where = files.directory / "config.json"
+    linear = {f"{name}.weight" for name, part in module.named_modules() if isinstance(part, nn.Linear)}
+    family_rules = family_for(module.config.family).rules(module.config)
+    layers = {}  # their name -> ours
+    for rule in expand(family_rules, module.config.n_layers, set(module.state_dict())):
+        their_layer = rule.theirs[0].removesuffix(".weight")
+        if rule.ours[0] in linear and f"{their_layer}.weight_packed" in files.names:
+            layers[their_layer] = rule.ours[0].removesuffix(".weight")
+    config = read_json(where).get("quantization_config")
+    if config is None:
+        return
+    for theirs, scheme in schemes_from_hf(config, list(layers), str(where)).items():
+        old = cast(nn.Linear, module.get_submodule(layers[theirs]))
+        new = QuantizedLinear(old.in_features, old.out_features, old.bias is not None, scheme)
+        module.set_submodule(layers[theirs], new)
 
 
 def _check_names(rules: Sequence[Rule], files: TensorFiles, config: ModelConfig) -> None:

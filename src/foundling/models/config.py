@@ -91,6 +91,30 @@ class ModelConfig(Config):
         """Number of blocks."""
         return len(self.blocks)
 
+    def n_parameters(self, *, active: bool = False, embeddings: bool = True) -> int:
+        """Number of weights: see `cost.n_parameters`."""
+        from foundling.models import cost
+
+        return cost.n_parameters(self, active=active, embeddings=embeddings)
+
+    def flops_per_token(self, context: int, *, training: bool = False) -> float:
+        """Matrix FLOPs per token at a context length: see `cost.flops_per_token`."""
+        from foundling.models import cost
+
+        return cost.flops_per_token(self, context, training=training)
+
+    def kv_bytes_per_token(self, bytes_per_value: float = 2) -> float:
+        """Bytes the cache grows by per token: see `cost.kv_bytes_per_token`."""
+        from foundling.models import cost
+
+        return cost.kv_bytes_per_token(self, bytes_per_value)
+
+    def training_bytes(self, tokens: int, bytes_per_value: float = 2, *, checkpointed: bool = False) -> float:
+        """Memory of training with `tokens` tokens in a micro-batch: see `cost.training_bytes`."""
+        from foundling.models import cost
+
+        return cost.training_bytes(self, tokens, bytes_per_value, checkpointed=checkpointed)
+
 
 def uniform_blocks(n_layers: int, mixer: MixerConfig, ffn: FeedForwardConfig | None) -> tuple[BlockConfig, ...]:
     """The same block `n_layers` times."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # families are read by plans and the command line too, which do not wait for torch
+    import torch
+    from torch import Tensor
 
 # the tensors that one layer may own, in plain and in packed-quantized form
 SUFFIXES = ("weight", "bias", "weight_packed", "weight_scale", "weight_shape", "weight_zero_point")

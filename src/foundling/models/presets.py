@@ -1,0 +1,100 @@
+"""Named architectures: a ladder of small models to train here, and published ones to plan with and compare to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from foundling.core.errors import FoundlingError, nearest
+from foundling.models.config import AttentionConfig, MLPConfig, ModelConfig, NormConfig, RopeConfig, uniform_blocks
+from foundling.models.families.translate import config_from_hf
+
+# name: (layers, dim, heads, kv heads, feed-forward width). The name counts the blocks' parameters; embeddings come on
+# top. Heads are 32-64 wide and widths multiples of 64, which the matrix kernels like.
+LADDER = {
+    "foundling-1m": (5, 128, 4, 2, 384),
+    "foundling-2m": (5, 192, 6, 2, 512),
+    "foundling-3m": (5, 256, 4, 2, 512),
+    "foundling-4m": (6, 256, 4, 2, 640),
+    "foundling-6m": (6, 320, 5, 1, 768),
+    "foundling-8m": (6, 384, 6, 2, 832),
+    "foundling-12m": (8, 384, 6, 2, 960),
+    "foundling-16m": (8, 448, 7, 1, 1152),
+}
+
+_LLAMA: dict[str, Any] = {"model_type": "llama", "rms_norm_eps": 1e-5}
+_QWEN3: dict[str, Any] = {"model_type": "qwen3", "rope_theta": 1e6, "head_dim": 128}
+_KEYS = (
+    "num_hidden_layers",
+    "hidden_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "intermediate_size",
+    "vocab_size",
+    "max_position_embeddings",
+)
+
+
+def _row(*values: int, **rest: Any) -> dict[str, Any]:
+    return dict(zip(_KEYS, values, strict=True)) | rest
+
+
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "smollm2-135m": _LLAMA | _row(30, 576, 9, 3, 1536, 49152, 8192, tie_word_embeddings=True, rope_theta=1e5),
+    "smollm2-360m": _LLAMA | _row(32, 960, 15, 5, 2560, 49152, 8192, tie_word_embeddings=True, rope_theta=1e5),
+    "smollm2-1.7b": _LLAMA | _row(24, 2048, 32, 32, 8192, 49152, 8192, tie_word_embeddings=True, rope_theta=1.3e5),
+    "llama-2-7b": _LLAMA | _row(32, 4096, 32, 32, 11008, 32000, 4096),
+    "llama-2-13b": _LLAMA | _row(40, 5120, 40, 40, 13824, 32000, 4096),
+    "llama-2-70b": _LLAMA | _row(80, 8192, 64, 8, 28672, 32000, 4096),
+    "llama-3-8b": _LLAMA | _row(32, 4096, 32, 8, 14336, 128256, 8192, rope_theta=5e5),
+    "llama-3-70b": _LLAMA | _row(80, 8192, 64, 8, 28672, 128256, 8192, rope_theta=5e5),
+    "qwen3-0.6b": _QWEN3 | _row(28, 1024, 16, 8, 3072, 151936, 40960, tie_word_embeddings=True),
+    "qwen3-1.7b": _QWEN3 | _row(28, 2048, 16, 8, 6144, 151936, 40960, tie_word_embeddings=True),
+    "qwen3-4b": _QWEN3 | _row(36, 2560, 32, 8, 9728, 151936, 40960, tie_word_embeddings=True),
+    "qwen3-8b": _QWEN3 | _row(36, 4096, 32, 8, 12288, 151936, 40960),
+    "qwen3-14b": _QWEN3 | _row(40, 5120, 40, 8, 17408, 151936, 40960),
+    "qwen3-32b": _QWEN3 | _row(64, 5120, 64, 8, 25600, 151936, 40960),
+}
+
+
+def names() -> list[str]:
+    """Every preset, the ladder first, smallest first."""
+    return [*LADDER, *PUBLISHED]
+
+
+def preset(name: str, *, vocab_size: int | None = None, max_positions: int = 2048) -> ModelConfig:
+    """The architecture of that name.
+
+    Args:
+        vocab_size: of the tokenizer; required for the ladder, refused for published models (they have their own).
+        max_positions: the ladder's longest sequence.
+
+    Raises:
+        FoundlingError: for an unknown name, with the nearest one.
+    """
+    if name in LADDER:
+        if vocab_size is None:
+            raise FoundlingError(f"preset {name!r} needs a vocabulary size", "it takes the tokenizer's")
+        return _rung(name, vocab_size, max_positions)
+    if name not in PUBLISHED:
+        raise FoundlingError(f"no preset named {name!r}", f"there are: {', '.join(names())}", nearest(name, names()))
+    config = config_from_hf(PUBLISHED[name], f"preset {name!r}")
+    if vocab_size not in (None, config.vocab_size):
+        raise FoundlingError(f"preset {name!r} has a vocabulary of {config.vocab_size}, not {vocab_size}")
+    return config
+
+
+def _rung(name: str, vocab_size: int, max_positions: int) -> ModelConfig:
+    layers, dim, heads, kv_heads, hidden = LADDER[name]
+    norm = NormConfig(eps=1e-6)
+    mixer = AttentionConfig(
+        n_heads=heads, n_kv_heads=kv_heads, head_dim=dim // heads, rope=RopeConfig(theta=10000.0), qk_norm=norm
+    )
+    return ModelConfig(
+        family="qwen3",
+        vocab_size=vocab_size,
+        dim=dim,
+        blocks=uniform_blocks(layers, mixer, MLPConfig(hidden=hidden)),
+        norm=norm,
+        tie_embeddings=True,
+        max_positions=max_positions,
+    )
