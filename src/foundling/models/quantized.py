@@ -32,6 +32,11 @@ class Scheme(Config):
 class QuantizedLinear(nn.Module):
     """y = x W^T + b with W in 4- or 8-bit codes. Made by `quantize_linear` or by loading; weights are not trained."""
 
+    weight_packed: Tensor
+    weight_scale: Tensor
+    weight_shape: Tensor
+    weight_zero_point: Tensor | None
+
     def __init__(self, in_features: int, out_features: int, bias: bool, scheme: Scheme) -> None:
         super().__init__()
         self.in_features, self.out_features, self.scheme = in_features, out_features, scheme
