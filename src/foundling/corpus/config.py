@@ -15,7 +15,7 @@ class CorpusConfig(Config):
 
     data: tuple[str, ...] = option(
         (INSTALLED_PYTHON,),
-        "files, folders or globs; or `installed-python`: the Python on this machine, its documentation and our dependencies",
+        "files, folders or globs; or `installed-python`: Python's own sources and documentation, and our dependencies",
         min_length=1,
     )
     max_bytes: int | None = option(None, "read at most this many bytes of `installed-python`, in its order", gt=0)

@@ -42,7 +42,7 @@ class Bands:
         used = signatures[:, : self.count * self.rows].reshape(len(signatures), self.count, self.rows)
         folded = np.zeros(used.shape[:2], np.uint64)
         for row in range(self.rows):
-            folded = mix(folded ^ used[:, :, row].astype(np.uint64))
+            folded = mix(np.bitwise_xor(folded, used[:, :, row].astype(np.uint64)))
         return folded
 
 

@@ -85,7 +85,8 @@ def _find(entry: str) -> list[tuple[Path, str]]:
         found = [p for p in sorted(path.rglob("*")) if p.is_file() and registry.known(p) and not _hidden(p, path)]
         named = [(p, p.relative_to(path).as_posix()) for p in found]
     else:
-        named = [(Path(p), Path(p).name) for p in sorted(glob.glob(str(path), recursive=True)) if Path(p).is_file()]
+        matches = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
+        named = [(Path(p), Path(p).name) for p in matches if Path(p).is_file()]
     if not named:
         known = f"known endings: {', '.join(registry.endings())}"
         what = f"data {entry!r} names no file that can be read"

@@ -18,7 +18,7 @@ def validation(
     """(documents,) True for documents of the validation split.
 
     A cluster is held out as a whole or not at all, and only if all its members are eligible. Which ones: ordered by
-    a hash of the seed and their first document's id, taken while they fit. It does not depend on the order of the
+    a hash of the seed and their smallest id, taken until the split is full. It does not depend on the order of the
     sources, and adding documents elsewhere moves few others.
 
     Args:
@@ -38,12 +38,17 @@ def validation(
     name = np.full(n_groups, np.iinfo(np.uint64).max, np.uint64)
     np.minimum.at(name, group, ids)
     order = np.argsort(mix(name ^ np.uint64(seed_for(config.seed, "validation"))), kind="stable")
-    left, taken = float(budget), []
-    for number in order[~blocked[order]]:
-        if weight[number] <= left:
-            taken.append(number)
-            left -= weight[number]
-    if not taken:
+    taken = _take(order[~blocked[order]], weight, budget)
+    if not len(taken):
         what = f"no document fits into a validation split of {budget} bytes"
         raise FoundlingError(what, "a corpus needs several documents", "Add text, or set validation_bytes=0")
-    return np.isin(group, np.array(taken))
+    return np.isin(group, taken)
+
+
+def _take(order: Ints, weight: NDArray[np.float64], budget: int) -> Ints:
+    """Clusters in that order until their sizes reach the budget, which the last one may exceed.
+
+    Filling the rest with small ones would make the held-out documents shorter than the others, and so harder.
+    """
+    order = order[weight[order] <= budget]
+    return order[: int(np.searchsorted(np.cumsum(weight[order]), budget)) + 1]

@@ -36,7 +36,7 @@ class BulkEncoder:
         return self._fast is not None
 
     def check(self, texts: Sequence[str]) -> bool:
-        """Compare both encoders on a sample of `texts` (evenly spread, and the longest); drop the fast one if they differ.
+        """Compare both encoders on texts evenly spread and the longest ones; drop the fast one if they differ.
 
         Returns whether the fast one is still in use.
         """

@@ -12,12 +12,12 @@ Templates are Hugging Face's (sandboxed Jinja). Three promises beyond them:
 from __future__ import annotations
 
 import json
-import os.path
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 from jinja2 import Template, TemplateError, nodes
@@ -161,7 +161,7 @@ def _encode(
 ) -> tuple[list[int], list[bool]]:
     """Encode prompt and answers piece by piece: exact mask, and the cut falls where generation starts."""
     cuts = [0, *(edge for span in spans for edge in span), len(text)]
-    pieces = [literals.encode(tokenizer, text[a:b]) if b > a else [] for a, b in zip(cuts, cuts[1:], strict=False)]
+    pieces = [literals.encode(tokenizer, text[a:b]) if b > a else [] for a, b in pairwise(cuts)]
     ids = [i for piece in pieces for i in piece]
     mask = [number % 2 == 1 for number, piece in enumerate(pieces) for _ in piece]
     plain = literals.show(text)
@@ -205,7 +205,7 @@ def _answer_start(view: _View, index: int, text: str) -> int:
     # The template writes past turns in another way than the prompt they answered (it drops the reasoning, say):
     # put a mark in place of the answer; up to where the two renderings part, the text does not depend on it.
     marked = view.render(len(view.messages), False, {index: {**view.messages[index], "content": _PROBE}})
-    return len(os.path.commonprefix([marked, text]))
+    return next((n for n, (a, b) in enumerate(zip(marked, text)) if a != b), min(len(marked), len(text)))
 
 
 def _check(messages: Sequence[Mapping[str, Any]]) -> None:

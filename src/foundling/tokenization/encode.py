@@ -46,7 +46,7 @@ def build(config: TokenizeConfig, inputs: Inputs, draft: Draft) -> None:
         raise FoundlingError("the corpus has no training documents", "there is nothing to tokenize")
     about = {"dtype": dtype.name, "vocab_size": tokenizer.vocab_size, "eot_id": tokenizer.eot_id, "splits": splits}
     write_json(draft.path / "tokens.json", about)
-    draft.metrics |= {split: numbers for split, numbers in splits.items()}
+    draft.metrics |= splits
     draft.metrics["bytes_per_token"] = round(splits["train"]["bytes"] / splits["train"]["tokens"], 4)
 
 

@@ -20,7 +20,10 @@ from foundling.tokenization.config import TokenizerConfig
 from foundling.tokenization.tokenizer import ENDOFTEXT, SPECIAL_TOKENS, TURN_END, Tokenizer, byte_alphabet
 
 # Llama 3's pattern (also cl100k's, with at most three digits together), as in its tokenizer.json.
-LLAMA3_PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+LLAMA3_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 _REPORT_BYTES = 4_000_000
 _BATCH_ROWS = 256
 

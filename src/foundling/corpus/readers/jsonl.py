@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import polars as pl
@@ -14,13 +16,14 @@ from foundling.corpus.documents import Quarantine, frame
 if TYPE_CHECKING:
     from foundling.corpus.sources import Piece
 
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _FRAME_CHARACTERS = 8_000_000
 _MAX_META_CHARACTERS = 2000
 
 
 def read(piece: Piece, config: CorpusConfig, quarantine: Quarantine) -> Iterator[pl.DataFrame]:
     """The lines that begin in bytes [start, end) of the file."""
-    with open(piece.path, "rb") as file:
+    with Path(piece.path).open("rb") as file:
         yield from read_lines(_lines(file, piece.start, piece.end, config.max_record_bytes), piece, config, quarantine)
 
 
@@ -89,7 +92,7 @@ def pick_text(row: Any, config: CorpusConfig) -> tuple[str, dict[str, Any]] | st
     if not isinstance(text, str):
         kind = f"field {config.text_field!r} is {type(text).__name__}"
         return kind if config.text_field in row else f"no field {config.text_field!r}"
-    if any("\ud800" <= c <= "\udfff" for c in text) if not text.isascii() else False:
+    if not text.isascii() and _LONE_SURROGATE.search(text):
         return "not UTF-8: a lone surrogate"
     rest = {key: value for key, value in row.items() if key != config.text_field and _is_plain(value)}
     return text, rest

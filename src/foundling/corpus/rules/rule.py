@@ -49,8 +49,8 @@ def apply(documents: pl.DataFrame, rules: Sequence[Drop | Edit]) -> Outcome:
         if isinstance(rule, Edit):
             new = rule.change(documents).rename("text")
             changed = int((new != documents["text"]).sum())
-            removed = documents["text"].str.len_bytes().sum() - new.str.len_bytes().sum()
-            edited[rule.reason] = (changed, int(removed))
+            removed = int(documents["text"].str.len_bytes().sum()) - int(new.str.len_bytes().sum())
+            edited[rule.reason] = (changed, removed)
             documents = documents.with_columns(new)
         else:
             bad = rule.bad(documents).fill_null(True)
