@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -39,6 +40,6 @@ def check_prompt(tokens: Sequence[int], vocab_size: int, longest: int) -> None:
 def default_room(module: LanguageModel, max_batch: int, dtype: torch.dtype | None) -> int:
     """Tokens of cache for max_batch full contexts, at most 1 GiB, but at least one full context."""
     value = torch.empty(0, dtype=dtype or next(module.parameters()).dtype).element_size()
-    per_token = max(1, module.config.kv_bytes_per_token(value))
+    per_token = max(1, math.ceil(module.config.kv_bytes_per_token(value)))
     full = module.config.max_positions
     return max(full, min(max_batch * full, DEFAULT_CACHE_BYTES // per_token))

@@ -150,7 +150,7 @@ class Engine:
         return events
 
     def cancel(self, request_id: Any) -> None:
-        """End an added request and free its blocks; its last events come with the next step. Unknown ids are ignored."""
+        """End an added request and free its blocks; the next step brings its end. Unknown ids are ignored."""
         for generation in list(self._generations.values()):
             if generation.stream and generation.request_id == request_id:
                 self._finish(generation, CANCELLED)
@@ -195,7 +195,7 @@ class Engine:
         tokens = [*context, *continuation]
         if not context or not continuation:
             raise FoundlingError("a pair to score has an empty context or continuation")
-        check_prompt(tokens, self.module.config.vocab_size, self.longest + 1)
+        check_prompt(tokens[:-1], self.module.config.vocab_size, self.longest + 1)
         sequence = Sequence(next(self._ids), tokens[:-1], len(tokens), logits_from=len(context) - 1)
         return Scoring(sequence, list(continuation))
 

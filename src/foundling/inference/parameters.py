@@ -21,7 +21,7 @@ class SamplingParams:
             arXiv:1904.09751); 1 keeps all.
         min_p: keep tokens at least this fraction as probable as the most probable one (arXiv:2407.01082).
         seed: same seed, same tokens, whatever else is in the batch; None draws a fresh one.
-        stop: strings that end the text; they may straddle tokens and are not part of the text.
+        stop: strings (or one) that end the text; they may straddle tokens and are not part of the text.
         stop_ids: token ids that end the text, besides the tokenizer's own; kept in `tokens`, not in the text.
         ignore_eos: do not stop at the tokenizer's own stop ids.
         logprobs: alternatives to report for each token; None reports none. The chosen token's own log-probability
@@ -46,14 +46,17 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         _require(self.max_tokens >= 1, "max_tokens", self.max_tokens, "at least 1")
-        _require(math.isfinite(self.temperature) and self.temperature >= 0, "temperature", self.temperature, "0 or more")
+        _require(
+            math.isfinite(self.temperature) and self.temperature >= 0, "temperature", self.temperature, "0 or more"
+        )
         _require(self.top_k >= 0, "top_k", self.top_k, "0 (off) or more")
         _require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
         _require(0 <= self.min_p <= 1, "min_p", self.min_p, "between 0 and 1")
-        _require(not isinstance(self.stop, str) and all(self.stop), "stop", self.stop, "non-empty strings, in a tuple")
+        _require(all(self.stop), "stop", self.stop, "non-empty strings")
         _require(self.logprobs is None or self.logprobs >= 0, "logprobs", self.logprobs, "0 or more, or None")
         _require(self.n >= 1, "n", self.n, "at least 1")
-        object.__setattr__(self, "stop", tuple(self.stop))
+        stop: object = self.stop
+        object.__setattr__(self, "stop", (stop,) if isinstance(stop, str) else tuple(self.stop))
         object.__setattr__(self, "stop_ids", tuple(self.stop_ids))
 
     @classmethod
@@ -62,7 +65,9 @@ class SamplingParams:
         known = [field.name for field in fields(cls)]
         for name in options:
             if name not in known:
-                raise FoundlingError(f"unknown sampling parameter '{name}'", f"known: {', '.join(known)}", nearest(name, known))
+                raise FoundlingError(
+                    f"unknown sampling parameter '{name}'", f"known: {', '.join(known)}", nearest(name, known)
+                )
         return cls(**options)
 
 

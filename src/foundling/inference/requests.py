@@ -24,7 +24,7 @@ class Request:
     """
 
     prompt_ids: Sequence[int]
-    params: SamplingParams = SamplingParams()
+    params: SamplingParams = field(default_factory=SamplingParams)
     id: Any = None
 
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from foundling.inference.blocks import TRASH
 from foundling.inference.scheduler import Chunk
 from foundling.models.context import CacheView, Context
-from foundling.models.layers.paged import PagedKV
 from foundling.models.language_model import LanguageModel
+from foundling.models.layers.paged import PagedKV
 
 PADDING_ALLOWED = 0.6  # chunks share a pass if the shortest is at least this fraction of the longest
 
@@ -39,7 +39,12 @@ class Runner:
     """
 
     def __init__(
-        self, module: LanguageModel, n_blocks: int, block_size: int, max_batch: int, longest: int,
+        self,
+        module: LanguageModel,
+        n_blocks: int,
+        block_size: int,
+        max_batch: int,
+        longest: int,
         dtype: torch.dtype | None,
     ) -> None:
         self.module, self.block_size = module, block_size

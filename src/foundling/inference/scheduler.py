@@ -287,4 +287,3 @@ class Scheduler:
             plan.copies.pop()
         self.blocks.release(sequence.blocks)
         sequence.blocks = []
-
