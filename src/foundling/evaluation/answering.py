@@ -48,6 +48,7 @@ class LocalAnswerer:
         self.engine, self.tokenizer, self.max_context = engine, tokenizer, max_context
         self.window, self.window_context = min(window or max_context, max_context), window_context
         self.prefix_id = tokenizer.eot_id if tokenizer.bos_id is None else tokenizer.bos_id
+        self.start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]  # what the tokenizer puts before any text
 
     def new_block(self) -> None:
         """Drop the prefix cache: a resumed run must see the caches an undisturbed one saw."""
@@ -91,7 +92,7 @@ class LocalAnswerer:
             if not continuation:
                 raise FoundlingError("a continuation to score is empty", f"its context ends with {context[-60:]!r}")
             if context:
-                pairs.append((before or [self.prefix_id], whole[len(before) :]))
+                pairs.append((self.start + before or [self.prefix_id], whole[len(before) :]))
             else:
                 pairs.append(([self.prefix_id], whole[1:] if whole[0] == self.prefix_id else whole))
         return pairs
@@ -168,7 +169,8 @@ class LocalAnswerer:
 
     def _prompt_ids(self, request: Generate) -> tuple[list[int], tuple[int, ...]]:
         if isinstance(request.prompt, str):
-            return self.tokenizer.encode(request.prompt) or [self.prefix_id], (self.tokenizer.eot_id,)
+            start = [self.prefix_id] if request.begins_document else self.start
+            return start + self.tokenizer.encode(request.prompt) or [self.prefix_id], ()
         messages = [{"role": role, "content": content} for role, content in request.prompt]
         rendered = render(self.tokenizer, messages, add_generation_prompt=True)
         return rendered.ids, rendered.stop_ids

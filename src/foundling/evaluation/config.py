@@ -15,7 +15,9 @@ class BitsPerByteConfig(Config):
     window_context: float = option(
         0.5, "share of each window that is context already scored (0: each window starts afresh)", ge=0.0, lt=1.0
     )
-    baselines: bool = option(True, "measure gzip, xz and an n-gram model on the same documents")
+    ngram_bytes: int = option(
+        4_000_000, "training text for the n-gram model measured beside gzip and xz; 0: no n-gram model", ge=0
+    )
 
 
 class SyntaxConfig(Config):

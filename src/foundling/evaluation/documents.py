@@ -1,4 +1,4 @@
-"""Held-out documents of a corpus artifact, and the compressors that a model is measured beside."""
+"""Held-out and training texts of a corpus artifact, in seeded orders."""
 
 from __future__ import annotations
 
@@ -35,6 +35,19 @@ class Documents:
             raise FoundlingError("this task needs held-out text", "the evaluation has no corpus", fix)
         frame = polars.read_parquet(self.corpus.file("validation.parquet"), columns=["id", "text", "source"])
         return [Document(*row) for row in frame.iter_rows()]
+
+    def training(self, max_bytes: int, seed: int) -> list[str]:
+        """Training texts in a seeded order, until `max_bytes` of them."""
+        assert self.corpus is not None
+        texts = polars.read_parquet(self.corpus.file("train.parquet"), columns=["text"])["text"]
+        chosen: list[str] = []
+        total = 0
+        for index in numpy_rng(seed, "training texts").permutation(len(texts)):
+            if total >= max_bytes:
+                break
+            chosen.append(texts[int(index)])
+            total += len(chosen[-1].encode())
+        return chosen
 
     def shuffled(self, purpose: str, seed: int) -> list[Document]:
         """All held-out documents in a seeded order."""

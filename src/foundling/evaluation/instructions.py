@@ -205,7 +205,7 @@ def _language(text: str, language: str) -> bool:
     if 2 * latin < letters - latin:  # names and markup in Latin letters inside text of another script
         body = re.sub(r"[A-Za-z]", "", body)
     found = detect(body, model="lite", k=1)
-    return not found or found[0]["lang"].split("-")[0] == language
+    return not found or str(found[0]["lang"]).split("-")[0] == language
 
 
 CHECKERS: dict[str, Checker] = {

@@ -36,6 +36,7 @@ class Generate:
     """Text after a prompt: plain text, or messages as (role, content) pairs put through the chat template.
 
     `temperature=0` is greedy. The n samples share the prompt's computation and are fixed by `seed`.
+    `begins_document` puts the beginning-of-text token before a plain prompt, as in training data.
     """
 
     prompt: str | tuple[tuple[str, str], ...]
@@ -44,6 +45,7 @@ class Generate:
     temperature: float = 0.0
     n: int = 1
     seed: int = 0
+    begins_document: bool = False
 
 
 Request = Loglikelihood | Rolling | Generate

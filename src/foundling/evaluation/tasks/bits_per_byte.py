@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from foundling.corpus.baselines import compression_baselines, ngram_bits_per_byte
 from foundling.evaluation.config import BitsPerByteConfig
 from foundling.evaluation.documents import Document, Documents
 from foundling.evaluation.requests import Answer, Request, Rolling, RollingAnswer
@@ -61,7 +62,9 @@ class BitsPerByte:
         return outcomes
 
     def references(self) -> dict[str, list[Reference]]:
-        """gzip and xz file by file, and an n-gram model fitted to the training texts."""
-        if not self.config.baselines:
-            return {}
-        return {"bits_per_byte": self.documents.compressors([document.text for document in self.chosen])}
+        """gzip and xz document by document, and an n-gram model fitted to training text."""
+        texts = [document.text for document in self.chosen]
+        found = dict(compression_baselines(texts))
+        if self.config.ngram_bytes:
+            found["n-gram"] = ngram_bits_per_byte(self.documents.training(self.config.ngram_bytes, self.seed), texts)
+        return {"bits_per_byte": [Reference(name, value) for name, value in found.items()]}

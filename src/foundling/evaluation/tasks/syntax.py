@@ -52,7 +52,8 @@ class Syntax:
     def requests(self, item: Item) -> Sequence[Request]:
         """One sampled continuation."""
         seed = seed_for(self.seed, "syntax", item.id)
-        return [Generate(item.data, self.config.max_tokens, temperature=self.config.temperature, seed=seed)]
+        length, temperature = self.config.max_tokens, self.config.temperature
+        return [Generate(item.data, length, temperature=temperature, seed=seed, begins_document=True)]
 
     def grade(self, items: Sequence[Item], answers: Sequence[Sequence[Answer]]) -> list[Outcome]:
         """1 where the continuation parses."""

@@ -1,0 +1,123 @@
+"""Choosing codes, the stage, and that its result serves like any model."""
+
+from __future__ import annotations
+
+import copy
+import json
+import sysconfig
+from pathlib import Path
+
+import polars
+import pytest
+import tokenizers
+import torch
+from tokenizers import decoders, models, pre_tokenizers
+
+from foundling.compression.compress import build, compress_module
+from foundling.compression.config import CompressConfig
+from foundling.compression.fidelity import prediction_changes, weight_error
+from foundling.compression.rounding import search_scales
+from foundling.core.artifacts import Artifact, Draft
+from foundling.core.errors import FoundlingError
+from foundling.core.stages import Inputs
+from foundling.inference.model import load
+from foundling.models import build as building
+from foundling.models.checkpoint import save_module
+from foundling.models.language_model import LanguageModel
+from foundling.models.presets import preset
+from foundling.models.quantized import Scheme, dequantize, round_to_nearest
+from foundling.tokenization.tokenizer import SPECIAL_TOKENS, Tokenizer
+
+
+@pytest.fixture(scope="module")
+def module() -> LanguageModel:
+    """A model whose every weight matters: fresh ones begin with output projections of zero."""
+    module = building.build(preset("foundling-1m", vocab_size=259, max_positions=64), seed=3)
+    generator = torch.Generator().manual_seed(4)
+    for parameter in module.parameters():
+        parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return module
+
+
+@pytest.fixture(scope="module")
+def directory(module: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model directory with one token per byte."""
+    path = tmp_path_factory.mktemp("model")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    fast = tokenizers.Tokenizer(models.BPE({c: i + 3 for i, c in enumerate(alphabet)}, []))
+    fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    fast.decoder = decoders.ByteLevel()
+    fast.add_special_tokens(list(SPECIAL_TOKENS))
+    Tokenizer(fast, {"eos_token": "<|endoftext|>"}).save(path)
+    save_module(module, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    path = tmp_path_factory.mktemp("corpus")
+    text = (Path(sysconfig.get_paths()["stdlib"]) / "os.py").read_text()
+    rows = [{"id": str(i), "text": text[400 * i : 400 * (i + 1)], "source": "stdlib", "meta": "{}"} for i in range(8)]
+    polars.DataFrame(rows).write_parquet(path / "validation.parquet")
+    return Artifact.outside(path, "corpus")
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_search_beats_nearest_in_every_group(bits: int, symmetric: bool) -> None:
+    """Guards against a search that mixes up codes and scales of different candidates."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(48, 128, generator=generator)
+    weight[::7, ::11] *= 6  # outliers are what clipping is for
+    scheme = Scheme(bits=bits, group_size=32, symmetric=symmetric)
+    errors = []
+    for codes, scales, zeros in (round_to_nearest(weight, scheme), search_scales(weight, scheme)):
+        difference = dequantize(codes, scales, zeros) - weight
+        errors.append(difference.unflatten(1, (-1, 32)).square().sum(2))
+    assert (errors[1] <= errors[0] + 1e-6).all()
+    if bits == 4:
+        assert errors[1].sum() < 0.97 * errors[0].sum()
+
+
+def test_fewer_bits_cost_more(module: LanguageModel) -> None:
+    """Guards against int4 and int8 being swapped, and a report that shows no loss at all."""
+    documents = [list(range(3, 60)), list(range(50, 100))]
+    found = {}
+    for bits in (4, 8):
+        smaller = copy.deepcopy(module)
+        names = compress_module(smaller, CompressConfig(bits=bits))
+        assert len(names) == 7 * module.config.n_layers
+        found[bits] = prediction_changes(module, smaller, documents)["kl_bits_per_token"].value
+        original, result = module.get_submodule(names[0]).weight, smaller.get_submodule(names[0]).weight
+        assert 0 < weight_error(original, result) < (0.15 if bits == 4 else 0.01)
+    assert 0 < found[8] < found[4] / 20
+    same = prediction_changes(module, module, documents)
+    assert same["kl_bits_per_token"].value == pytest.approx(0, abs=1e-6) and same["same_next_token"].value == 1
+
+
+def test_stage_makes_a_model_that_serves(directory: Path, corpus: Artifact, tmp_path: Path) -> None:
+    """Guards against a compressed model that the engine, the sampler or a second compression treats differently."""
+    draft = Draft(tmp_path / "files", tmp_path / "scratch", "0" * 16)
+    draft.path.mkdir()
+    draft.scratch.mkdir()
+    inputs = Inputs({"model": Artifact.outside(directory, "model"), "corpus": corpus})
+    build(CompressConfig(bits=8, compare_bytes=2000), inputs, draft)
+    report = json.loads((draft.path / "compression.json").read_text())
+    assert 2 < report["ratio"] < 4 and 0 < report["kl_bits_per_token"]["value"] < 0.01
+    assert "## Compression" in (draft.path / "README.md").read_text()
+    compressed, original = load(draft.path), load(directory)
+    assert compressed.score("import os\n", "import sys") == pytest.approx(
+        original.score("import os\n", "import sys"), abs=0.2
+    )
+    assert compressed.generate("import", max_tokens=4, ignore_eos=True).finish_reason == "length"
+    again = Inputs({"model": Artifact.outside(draft.path, "model")})
+    with pytest.raises(FoundlingError, match="already quantized"):
+        build(CompressConfig(), again, Draft(tmp_path / "again", tmp_path / "scratch", "1" * 16))
+
+
+def test_keep_is_checked(module: LanguageModel) -> None:
+    """Guards against a misspelt layer name that is silently compressed."""
+    with pytest.raises(FoundlingError, match=r"blocks\.0\.mixer\.q_proj"):
+        compress_module(copy.deepcopy(module), CompressConfig(keep=("blocks.0.mixer.q_prj",)))
+    with pytest.raises(FoundlingError, match="no layer is left"):
+        compress_module(copy.deepcopy(module), CompressConfig(keep=("*",)))

@@ -1,0 +1,131 @@
+"""The stage as the pipeline runs it, on a small random model."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from foundling.core.artifacts import Artifact, Draft
+from foundling.core.config import parse
+from foundling.core.errors import FoundlingError
+from foundling.core.stages import Inputs
+from foundling.evaluation import evaluate
+from foundling.evaluation.answering import LocalAnswerer
+from foundling.evaluation.config import EvaluateConfig
+from foundling.evaluation.requests import (
+    Generate,
+    GenerateAnswer,
+    Loglikelihood,
+    LoglikelihoodAnswer,
+    Rolling,
+    RollingAnswer,
+)
+from foundling.inference.model import Model, load
+
+SETTINGS = {
+    "tasks": ["bits-per-byte", "syntax"],
+    "block": 3,
+    "bits_per_byte": {"max_bytes": 30_000, "ngram_bytes": 20_000},
+    "syntax": {"items": 5, "max_tokens": 8},
+}
+
+
+def run(model: Path, corpus: Artifact, folder: Path, **changes: object) -> Draft:
+    """Run the stage into `folder`."""
+    draft = Draft(folder / "files", folder / "scratch", "0" * 16)
+    draft.path.mkdir(parents=True, exist_ok=True)
+    draft.scratch.mkdir(exist_ok=True)
+    config = parse(EvaluateConfig, {**SETTINGS, **changes}, "test")
+    evaluate.build(config, Inputs({"model": Artifact.outside(model, "model"), "corpus": corpus}), draft)
+    return draft
+
+
+@pytest.fixture(scope="module")
+def model(model_directory: Path) -> Model:
+    return load(model_directory)
+
+
+def test_scores_equal_the_full_forward_pass(model: Model) -> None:
+    """Guards against a continuation scored at the wrong positions, and rolling windows that skip or repeat tokens."""
+    answerer = LocalAnswerer(model.engine, model.tokenizer, 128, window_context=0.5)
+    text = "def f(x):\n    return [y for y in x if y]\n" * 20
+    context, continuation = "import os\n", "import sys\n"
+    answers = answerer.answer([Rolling(text), Loglikelihood(context, continuation)])
+    ids = model.tokenizer.encode(text)
+    total, start = 0.0, 0
+    while start < len(ids):  # each token behind at least 64 tokens of context, where there are as many
+        end = min(len(ids), 128 if start == 0 else start + 65)
+        window = [model.tokenizer.eot_id, *ids][max(0, end - 128) : end]
+        logprobs = torch.log_softmax(model.logits([window])[0], -1)
+        for position in range(start, end):
+            total += float(logprobs[position - max(0, end - 128), ids[position]])
+        start = end
+    assert isinstance(answers[0], RollingAnswer) and answers[0].tokens == len(ids)
+    assert answers[0].logprob == pytest.approx(total, abs=1e-2)
+    assert isinstance(answers[1], LoglikelihoodAnswer)
+    before, both = model.tokenizer.encode(context.rstrip()), model.tokenizer.encode(context + continuation)
+    logprobs = torch.log_softmax(model.logits([both])[0], -1)
+    expected = sum(float(logprobs[i - 1, both[i]]) for i in range(len(before), len(both)))
+    assert answers[1].logprob == pytest.approx(expected, abs=1e-3)
+
+
+def test_answers_keep_order_and_count_truncation(model: Model) -> None:
+    """Guards against answers handed to the wrong request when kinds are mixed, and silent truncation."""
+    answerer = LocalAnswerer(model.engine, model.tokenizer, 64)
+    long = "x = 1\n" * 100
+    requests = [Generate("a = ", 4), Loglikelihood(long, " y"), Generate(long, 4, n=3, temperature=1.0, seed=5)]
+    first, second, third = answerer.answer(requests)
+    assert isinstance(first, GenerateAnswer) and not first.truncated and first.tokens <= 4
+    assert isinstance(second, LoglikelihoodAnswer) and second.truncated
+    assert isinstance(third, GenerateAnswer) and third.truncated and len(third.texts) == 3
+    assert answerer.answer(requests[2:])[0] == third
+    with pytest.raises(FoundlingError, match="leaves no room"):
+        answerer.answer([Generate("a", 64)])
+
+
+def test_stage_writes_scores_with_intervals(model_directory: Path, corpus: Artifact, tmp_path: Path) -> None:
+    """Guards against a result without interval or settings, and a random model that seems to have learned."""
+    draft = run(model_directory, corpus, tmp_path)
+    results = json.loads((draft.path / "results.json").read_text())
+    bits = results["tasks"]["bits-per-byte"]["metrics"]["bits_per_byte"]
+    assert bits["low"] <= bits["value"] <= bits["high"] and bits["n"] > 2
+    assert bits["value"] > math.log2(600) / 4
+    assert [r["name"] for r in bits["reference"]] == ["gzip", "xz", "n-gram"]
+    assert results["tasks"]["syntax"]["items"] == 5
+    samples = [json.loads(line) for line in (draft.path / "samples.jsonl").read_text().splitlines()]
+    assert {row["task"] for row in samples} == {"bits-per-byte", "syntax"}
+    assert draft.metrics["bits-per-byte.bits_per_byte"]["value"] == bits["value"]
+
+
+def test_killed_stage_gives_the_same_bytes(
+    model_directory: Path, corpus: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards against a resumed evaluation that differs from an undisturbed one (caches, seeds, torn lines)."""
+    whole = run(model_directory, corpus, tmp_path / "whole")
+    answer, calls = LocalAnswerer.answer, []
+
+    def dying(self: LocalAnswerer, requests: list) -> list:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return answer(self, requests)
+
+    monkeypatch.setattr(LocalAnswerer, "answer", dying)
+    with pytest.raises(KeyboardInterrupt):
+        run(model_directory, corpus, tmp_path / "killed")
+    monkeypatch.undo()
+    resumed = run(model_directory, corpus, tmp_path / "killed")
+    for name in ("results.json", "samples.jsonl"):
+        assert (resumed.path / name).read_bytes() == (whole.path / name).read_bytes()
+
+
+def test_unknown_task_is_refused_before_the_model_is_loaded(corpus: Artifact, tmp_path: Path) -> None:
+    """Guards against minutes of loading before a misspelt task name is found."""
+    empty = tmp_path / "not-a-model"
+    empty.mkdir()
+    with pytest.raises(FoundlingError, match="did you mean 'syntax'"):
+        run(empty, corpus, tmp_path, tasks=["sintax"])
