@@ -123,14 +123,17 @@ class _ChunkedLoss(torch.autograd.Function):
 
 
 def _loss_and_gradient(logits: Tensor, targets: Tensor, weights: Tensor, z_loss: float) -> tuple[Tensor, Tensor]:
-    """d loss / d logits in the logits' dtype, and the summed loss. Works in place on one fp32 copy."""
-    probabilities = logits.float() if logits.dtype != torch.float32 else logits.clone()
-    log_z = probabilities.logsumexp(-1, keepdim=True)  # (positions, 1)
-    picked = probabilities.gather(-1, targets.unsqueeze(-1))
-    column = weights.unsqueeze(-1)
-    loss = (column * (log_z - picked + z_loss * log_z**2)).sum()
-    probabilities.sub_(log_z).exp_()
+    """d loss / d logits in the logits' dtype, and the summed loss.
+
+    Everything is taken from one fused softmax, which is several times faster on a CPU than exp: the largest
+    probability is exp(largest logit - log Z), and never underflows.
+    """
+    probabilities = torch.softmax(logits, -1, dtype=torch.float32)  # (positions, vocab)
+    log_z = logits.amax(-1, keepdim=True).float() - probabilities.amax(-1, keepdim=True).log()  # (positions, 1)
+    at, column = targets.unsqueeze(-1), weights.unsqueeze(-1)
+    logprob = logits.gather(-1, at).float() - log_z
+    loss = (column * (z_loss * log_z**2 - logprob)).sum()
     if z_loss:
         probabilities.mul_(1 + 2 * z_loss * log_z)
-    probabilities.scatter_add_(-1, targets.unsqueeze(-1), torch.full_like(log_z, -1.0))
+    probabilities.scatter_add_(-1, at, torch.full_like(log_z, -1.0))
     return probabilities.mul_(column).to(logits.dtype), loss

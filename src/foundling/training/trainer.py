@@ -18,6 +18,7 @@ from foundling.core.rng import seed_for
 from foundling.training import checkpoint
 from foundling.training.batch import Batch
 from foundling.training.config import TrainingConfig
+from foundling.training.memory import keep_freed_memory
 from foundling.training.monitor import Monitor, StepReport
 from foundling.training.objective import LossSum, Objective
 from foundling.training.optimizers.build import build_optimizers
@@ -110,6 +111,7 @@ class Trainer:
                 a batch that does not fit in memory, a full disk.
             Interrupted: SIGTERM or SIGINT; a checkpoint is saved.
         """
+        keep_freed_memory()
         self._resume()
         self.module.train()
         with StopSignals() as signals, progress.task(self.title, self.config.steps - self.state.step, "steps") as bar:
