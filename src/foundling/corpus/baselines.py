@@ -97,7 +97,7 @@ def _find(table: Codes, wanted: Codes) -> tuple[NDArray[np.int64], NDArray[np.bo
 
 
 def _level(grams: Codes, counts: NDArray[np.float64]) -> _Level:
-    one, two, three, four = (np.count_nonzero(counts == k) for k in (1, 2, 3, 4))
+    one, two, three, four = (int(np.count_nonzero(counts == k)) for k in (1, 2, 3, 4))
     y = one / max(one + 2 * two, 1)
     raw = (1 - 2 * y * two / max(one, 1), 2 - 3 * y * three / max(two, 1), 3 - 4 * y * four / max(three, 1))
     discounts = np.array([0.0, *(min(max(d, 0.1), k) for k, d in enumerate(raw, 1))])

@@ -19,7 +19,7 @@ from foundling.core.files import write_json
 from foundling.corpus.columns import FlatText, Ints
 from foundling.corpus.config import CorpusConfig
 from foundling.corpus.decontaminate import HeldOut
-from foundling.corpus.documents import SCHEMA, Quarantine, with_ids
+from foundling.corpus.documents import SCHEMA, Quarantine, frame, with_ids
 from foundling.corpus.readers import registry
 from foundling.corpus.rules import licences, personal, shape
 from foundling.corpus.rules.rule import Drop, Edit, Outcome, apply
@@ -61,21 +61,20 @@ def run(block: Block, config: CorpusConfig, held_out: HeldOut, folder: Path) -> 
 
 def rules_of(config: CorpusConfig) -> list[Drop | Edit]:
     """All rules of a config, in the order in which they run."""
+    generated = shape.generated() if config.drop_generated else []
     strip = licences.rules() if config.strip_licences else []
-    return [*strip, *shape.rules(config), *personal.rules(config)]
+    return [*generated, *strip, *shape.rules(config), *personal.rules(config)]
 
 
 def _write(block: Block, config: CorpusConfig, held_out: HeldOut, folder: Path) -> None:
     quarantine = Quarantine()
-    outcomes, read = [], {"documents": 0, "bytes": 0}
+    frames = [frame([], "", []).with_columns(code=pl.lit(False))]
     for piece in block.pieces:
         for documents in registry.load(piece.reader)(piece, config, quarantine):
-            outcomes.append(documents)
-    frames = (
-        pl.concat(outcomes) if outcomes else pl.DataFrame(schema=dict.fromkeys(("text", "source", "meta"), pl.String))
-    )
-    read = {"documents": len(frames), "bytes": int(frames["text"].str.len_bytes().sum())}
-    outcome = apply(frames, rules_of(config))
+            frames.append(documents.with_columns(code=pl.lit(piece.reader == "text")))
+    documents = pl.concat(frames)
+    read = {"documents": len(documents), "bytes": int(documents["text"].str.len_bytes().sum())}
+    outcome = apply(documents, rules_of(config))
     kept = with_ids(outcome.kept)
     facts, signed = _facts(kept, held_out)
     kept.write_parquet(folder / "documents.parquet", compression="lz4")

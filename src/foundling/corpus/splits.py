@@ -33,7 +33,7 @@ def validation(
         return chosen
     _, group = np.unique(clusters, return_inverse=True)
     n_groups = int(group.max()) + 1
-    weight = np.bincount(group, sizes, n_groups)
+    weight = np.bincount(group, sizes, n_groups).astype(np.float64)
     blocked = np.bincount(group, ~eligible, n_groups) > 0
     name = np.full(n_groups, np.iinfo(np.uint64).max, np.uint64)
     np.minimum.at(name, group, ids)

@@ -22,6 +22,6 @@ def _strip(documents: pl.DataFrame) -> pl.Series:
     stripped = text
     for pattern in (_LINES, _BLOCK):
         head = text.str.extract(pattern, 1)
-        is_licence = head.str.contains(_SPEAKS_OF_LICENCE).fill_null(False)
+        is_licence = pl.col("code") & head.str.contains(_SPEAKS_OF_LICENCE).fill_null(False)
         stripped = pl.when(is_licence).then(text.str.replace(pattern, "")).otherwise(stripped)
     return documents.select(stripped.alias("text"))["text"]

@@ -14,7 +14,10 @@ Select = Callable[[pl.DataFrame], pl.Series]
 
 @dataclass(frozen=True)
 class Drop:
-    """Drops documents. `bad(documents)` gives a boolean column: True for a document that goes."""
+    """Drops documents. `bad(documents)` gives a boolean column: True for a document that goes.
+
+    The columns are text, source, meta and code (whether it is a source file).
+    """
 
     reason: str
     bad: Select

@@ -1,4 +1,7 @@
-"""Rules on a document's shape: length, lines, share of letters (StarCoder's filters; Li et al. 2023, section 3)."""
+"""Rules on a document's length and, for source files only, on lines, letters and generated code.
+
+Those are StarCoder's filters (Li et al. 2023, section 3): in prose a paragraph is one long line.
+"""
 
 from __future__ import annotations
 
@@ -20,17 +23,23 @@ _HEAD_CHARACTERS = 800
 
 def rules(config: CorpusConfig) -> list[Drop]:
     """The shape rules of a config, cheap ones first."""
-    found = [
+    return [
         Drop("empty", lambda d: d["text"].str.strip_chars().str.len_bytes() == 0),
         Drop("too short", lambda d: _characters(d) < config.min_characters),
         Drop("too long", lambda d: _characters(d) > config.max_characters),
-        Drop("minified: a very long line", lambda d: _longest_line(d) > config.max_line_characters),
-        Drop("minified: long lines", lambda d: _mean_line(d) > config.max_mean_line_characters),
-        Drop("data: few letters", lambda d: _letter_share(d) < config.min_letter_share),
+        Drop("minified: a very long line", lambda d: d["code"] & (_longest_line(d) > config.max_line_characters)),
+        Drop("minified: long lines", lambda d: d["code"] & (_mean_line(d) > config.max_mean_line_characters)),
+        Drop("data: few letters", lambda d: d["code"] & (_letter_share(d) < config.min_letter_share)),
     ]
-    if config.drop_generated:
-        found.append(Drop("generated", lambda d: d["text"].str.slice(0, _HEAD_CHARACTERS).str.contains(GENERATED)))
-    return found
+
+
+def generated() -> list[Drop]:
+    """The rule on generated source files; it looks at the head, so it must run before licences are cut off."""
+    return [Drop("generated", _generated)]
+
+
+def _generated(documents: pl.DataFrame) -> pl.Series:
+    return documents["code"] & documents["text"].str.slice(0, _HEAD_CHARACTERS).str.contains(GENERATED)
 
 
 def _characters(documents: pl.DataFrame) -> pl.Series:

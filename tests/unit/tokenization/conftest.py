@@ -1,0 +1,15 @@
+from __future__ import annotations
+
+import pytest
+
+from foundling.tokenization.config import TokenizerConfig
+from foundling.tokenization.tokenizer import Tokenizer
+from foundling.tokenization.train import train
+
+TEXT = "def add(a, b):\n    return a + b  # the sum of two numbers, as in 1 + 2 = 3\n\nHello world, hello user!\n"
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    """A byte-level BPE of 300 tokens."""
+    return train(iter([TEXT] * 10), TokenizerConfig(vocab_size=300))
