@@ -48,12 +48,14 @@ class RMSNormInTraining(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:  # type: ignore[override]
+        """x (..., dim), weight (dim,) -> x's shape."""
         ctx.save_for_backward(x, weight)
         ctx.eps = eps
         return F.rms_norm(x, weight.shape, weight, eps)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+        """The gradients of x and weight."""
         x, weight = ctx.saved_tensors
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
         scale = (length.square() / x.shape[-1] + ctx.eps).rsqrt().to(x.dtype)  # (..., 1)
