@@ -83,45 +83,51 @@ class Budget:
             yield value
 
 
+BUDGET = Budget()  # of the evaluation in progress; a worker does one at a time
+
+
 def _sized(value: Any) -> int:
     return len(value) if isinstance(value, (str, list, tuple)) else 1
 
 
-def _multiply(budget: Budget, a: Any, b: Any) -> Any:
+def _add(a: Any, b: Any) -> Any:
+    return BUDGET.keep(a + b)
+
+
+def _multiply(a: Any, b: Any) -> Any:
     for sequence, times in ((a, b), (b, a)):
         if isinstance(sequence, (str, list, tuple)) and isinstance(times, int) and len(sequence) * times > MAX_SIZE:
             raise TooMuch("value too large")
-    return budget.keep(a * b)
+    return BUDGET.keep(a * b)
 
 
-def _power(budget: Budget, a: Any, b: Any) -> Any:
+def _power(a: Any, b: Any) -> Any:
     if isinstance(a, int) and isinstance(b, int) and b > 0 and a.bit_length() * b > MAX_BITS:
         raise TooMuch("integer too large")
-    return budget.keep(a**b)
+    return BUDGET.keep(a**b)
 
 
-def _modulo(budget: Budget, a: Any, b: Any) -> Any:
+def _modulo(a: Any, b: Any) -> Any:
     if isinstance(a, str):
         raise NotAllowed("formatting with %")
     return a % b
 
 
-_OPERATORS: dict[type[ast.operator], Callable[[Budget, Any, Any], Any]] = {
-    ast.Add: lambda budget, a, b: budget.keep(a + b),
+_OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: _add,
     ast.Mult: _multiply,
     ast.Pow: _power,
     ast.Mod: _modulo,
 }
 
 
-def _method(budget: Budget, value: Any, name: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
-    kind = next((kind for kind in METHODS if type(value) is kind), None)
-    if kind is None or name not in METHODS[kind]:
+def _method(value: Any, name: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    if name not in METHODS.get(type(value), ()):
         raise AttributeError(f"{type(value).__name__!r} object has no attribute {name!r}")
     if name in _GROWING:
-        arguments = tuple(list(budget.iterate(a)) if name == "join" else a for a in arguments)
+        arguments = tuple(list(BUDGET.iterate(a)) if name == "join" else a for a in arguments)
         _check_growth(value, name, arguments)
-    return budget.keep(getattr(value, name)(*arguments, **named))
+    return BUDGET.keep(getattr(value, name)(*arguments, **named))
 
 
 def _check_growth(value: str, name: str, arguments: tuple[Any, ...]) -> None:
@@ -136,42 +142,67 @@ def _check_growth(value: str, name: str, arguments: tuple[Any, ...]) -> None:
         raise TooMuch("value too large")
 
 
-def _functions(budget: Budget) -> dict[str, Callable[..., Any]]:
-    """The functions an expression may call."""
+def _counted(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that pays for what it reads and what it makes."""
 
-    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **named: Any) -> Any:
-            arguments = tuple(a if isinstance(a, (str, int, float, bool)) or callable(a) or not _iterable(a)
-                              else budget.iterate(a) if not isinstance(a, (list, tuple, dict, set)) else _paid(a)
-                              for a in arguments)  # fmt: skip
-            return budget.keep(function(*arguments, **named))
+    def call(*arguments: Any, **named: Any) -> Any:
+        return BUDGET.keep(function(*[_metered(a) for a in arguments], **named))
 
-        return call
+    return call
 
-    def _paid(value: Any) -> Any:
-        budget.spend(len(value) // 8 + 1)
+
+def _metered(value: Any) -> Any:
+    if isinstance(value, (str, list, tuple, dict, set)):
+        BUDGET.spend(len(value) // 8 + 1)
         return value
-
-    def bounded_range(*arguments: int) -> range:
-        made = range(*arguments)
-        if len(made) > MAX_STEPS:
-            raise TooMuch("range too long")
-        return made
-
-    def text(*arguments: Any) -> str:
-        return str(*arguments)
-
-    plain = (abs, all, any, bool, chr, dict, divmod, enumerate, filter, float, int, len, list, map, max, min, ord)
-    plain += (reversed, round, set, sorted, sum, tuple, zip)  # type: ignore[assignment]
-    return {f.__name__: counted(f) for f in plain} | {"range": bounded_range, "str": counted(text)}
+    return BUDGET.iterate(value) if isinstance(value, Iterator) else value
 
 
-def _iterable(value: Any) -> bool:
-    return isinstance(value, Iterable)
+def _range(*arguments: int) -> range:
+    made = range(*arguments)
+    if len(made) > MAX_STEPS:
+        raise TooMuch("range too long")
+    BUDGET.spend(len(made) // 8)
+    return made
 
 
-FUNCTIONS = frozenset(_functions(Budget()))
+def _sum(values: Any, start: float = 0) -> Any:
+    if not isinstance(start, (int, float)):
+        raise NotAllowed("a sum of sequences")
+    return sum(values, start)
+
+
+_PLAIN: tuple[Callable[..., Any], ...] = (
+    abs, all, any, bool, chr, dict, divmod, enumerate, filter, float, int, len, list, map, max, min, ord, reversed,
+    round, set, sorted, str, tuple, zip,
+)  # fmt: skip
+FUNCTIONS = {f.__name__: _counted(f) for f in _PLAIN} | {"range": _range, "sum": _counted(_sum)}
 _TAKES_FUNCTION = frozenset({"map", "filter", "sorted", "max", "min"})
+
+
+def _step(value: Any) -> Any:
+    BUDGET.spend(1)
+    return value
+
+
+def _unbound(name: str) -> Callable[[Any], Any]:
+    return operator.methodcaller(name)
+
+
+def _bound_get(value: Any) -> Callable[..., Any]:
+    return lambda *arguments: _method(value, "get", arguments, {})
+
+
+_NAMES: dict[str, Any] = {
+    **FUNCTIONS,
+    **{f"_{op.__name__}": guard for op, guard in _OPERATORS.items()},
+    "__builtins__": {},
+    "_iterate": BUDGET.iterate,
+    "_method": _method,
+    "_unbound": _unbound,
+    "_bound_get": _bound_get,
+    "_step": _step,
+}
 
 
 class Guard(ast.NodeTransformer):
@@ -284,27 +315,8 @@ def compile_expression(source: str) -> Any:
 
 def evaluate(code: Any, values: dict[str, Any]) -> Any:
     """The value of a compiled expression. Raises whatever the expression raises."""
-    budget = Budget()
-    functions = _functions(budget)
-
-    def step(value: Any) -> Any:
-        budget.spend(1)
-        return value
-
-    guards: dict[str, Any] = {f"_{op.__name__}": _bind(guard, budget) for op, guard in _OPERATORS.items()}
-    guards |= {
-        "__builtins__": {},
-        "_iterate": budget.iterate,
-        "_method": lambda *given: _method(budget, *given),
-        "_unbound": lambda name: operator.methodcaller(name),
-        "_bound_get": lambda value: lambda *given: _method(budget, value, "get", given, {}),
-        "_step": step,
-    }
-    return eval(code, functions | guards | values)
-
-
-def _bind(guard: Callable[[Budget, Any, Any], Any], budget: Budget) -> Callable[[Any, Any], Any]:
-    return lambda a, b: guard(budget, a, b)
+    BUDGET.left = MAX_STEPS
+    return eval(code, _NAMES | values)
 
 
 def encode(value: Any) -> Any:
