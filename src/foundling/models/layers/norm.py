@@ -57,7 +57,7 @@ class RMSNormInTraining(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
         """The gradients of x and weight."""
         x, weight = ctx.saved_tensors
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
         scale = (length.square() / x.shape[-1] + ctx.eps).rsqrt().to(x.dtype)  # (..., 1)
         normed = x * scale
         product = grad * normed
