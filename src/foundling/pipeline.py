@@ -56,7 +56,7 @@ STAGES: dict[str, Stage] = {
             1,
             "Train a model on token shards, from nothing or from a base.",
             "foundling.training.config:PretrainConfig",
-            "foundling.training.pretrain:build",
+            "foundling.training.pretrain:build_pretrained",
             {
                 "tokens": Port(("tokens",), "the token shards"),
                 "base": Port(_MODEL, "a model to continue from", required=False),
@@ -68,7 +68,7 @@ STAGES: dict[str, Stage] = {
             1,
             "Fine-tune on instructions and answers.",
             "foundling.post_training.config:SFTConfig",
-            "foundling.post_training.sft:build",
+            "foundling.post_training.sft:build_sft",
             {"base": _BASE},
             outside="foundling.post_training.data:outside",
         ),
@@ -88,7 +88,7 @@ STAGES: dict[str, Stage] = {
             1,
             "Learn from verifiable rewards (GRPO).",
             "foundling.post_training.config:ReinforceConfig",
-            "foundling.post_training.reinforce:build",
+            "foundling.post_training.reinforce:build_reinforced",
             {"base": _BASE},
         ),
         Stage(

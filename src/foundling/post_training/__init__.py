@@ -1,0 +1,1 @@
+"""From capability to behaviour: supervised fine-tuning, preferences, reinforcement; each a batch and a loss."""

@@ -1,0 +1,140 @@
+"""Rows at the door: chats and prompt/completion pairs from JSONL or Parquet, or a task's generated examples.
+
+Whatever comes in becomes `Example`s, once. A row that is no chat is refused by file and line, or skipped and counted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from foundling.core.errors import FoundlingError
+from foundling.core.files import sha256_file
+from foundling.post_training.config import EXPRESSIONS, SFTConfig
+
+ROLES = ("system", "user", "assistant", "tool")
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A chat to learn from, and where it came from: "file:line" or the id of a task's item."""
+
+    messages: tuple[Message, ...]
+    source: str
+    tools: tuple[dict[str, Any], ...] = ()
+
+
+def outside(config: Any) -> dict[str, str]:
+    """Content hashes of the files that a config's `data` names: part of the artifact's key."""
+    paths = [Path(entry).expanduser() for entry in config.data if entry != EXPRESSIONS]
+    return {f"{number}:{path.name}": sha256_file(_existing(path)) for number, path in enumerate(paths)}
+
+
+def read_examples(config: SFTConfig) -> tuple[list[Example], dict[str, int]]:
+    """All examples of `config.data`, in order, and how many rows were skipped for which reason.
+
+    Raises:
+        FoundlingError: a missing file, a broken row (with `invalid: refuse`), or no example at all.
+    """
+    skipped: Counter[str] = Counter()
+    examples: list[Example] = []
+    for entry in config.data:
+        if entry == EXPRESSIONS:
+            examples += expression_examples(config.examples, config.seed)
+        else:
+            examples += read_file(_existing(Path(entry).expanduser()), config.invalid, skipped)
+    if not examples:
+        raise FoundlingError(
+            f"there is no example in {', '.join(config.data)}", f"skipped: {dict(skipped) or 'nothing'}"
+        )
+    return examples, dict(skipped)
+
+
+def expression_examples(n: int, seed: int) -> list[Example]:
+    """Worked examples of the expression task's training split."""
+    from foundling.evaluation.tasks.expressions import generate, messages
+
+    return [Example(tuple(messages(item, item.reference)), item.id) for item in generate("train", n, seed)]
+
+
+def read_file(path: Path, invalid: Literal["refuse", "skip"], skipped: Counter[str]) -> list[Example]:
+    """The examples of one file. `skipped` counts what was left out, by reason."""
+    examples = []
+    for line, row in _rows(path):
+        try:
+            if isinstance(row, FoundlingError):
+                raise row
+            examples.append(as_example(row, f"{path.name}:{line}"))
+        except FoundlingError as error:
+            if invalid == "refuse":
+                raise
+            skipped[error.why or error.what] += 1
+    return examples
+
+
+def as_example(row: Any, where: str) -> Example:
+    """A row as an example: {"messages": [...]} in OpenAI's form, or {"prompt": ..., "completion": ...}.
+
+    Raises:
+        FoundlingError: naming `where` and what is wrong.
+    """
+    if not isinstance(row, dict):
+        raise FoundlingError(f"{where} is not an object", "a row is {messages: [...]} or {prompt, completion}")
+    if "messages" in row:
+        return Example(_checked(row["messages"], where), where, tuple(row.get("tools") or ()))
+    if "prompt" in row and "completion" in row:
+        prompt, completion = row["prompt"], row["completion"]
+        start = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        end = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
+        return Example(_checked([*start, *end], where), where)
+    raise FoundlingError(
+        f"{where} has the fields {', '.join(row)}", "a row has `messages`, or `prompt` and `completion`"
+    )
+
+
+def _checked(messages: Any, where: str) -> tuple[Message, ...]:
+    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
+        raise FoundlingError(f"{where}: `messages` is not a list of objects", "messages are {role, content}")
+    for message in messages:
+        role, content = message.get("role"), message.get("content")
+        if role not in ROLES:
+            raise FoundlingError(f"{where}: unknown role {role!r}", f"roles are {', '.join(ROLES)}")
+        if not isinstance(content, str) and not message.get("tool_calls"):
+            raise FoundlingError(f"{where}: the content of a {role} message is not text", "content is not text")
+        if role == "assistant" and content is not None and not content.strip() and not message.get("tool_calls"):
+            raise FoundlingError(f"{where}: an empty answer", "an assistant message has no content")
+    if not any(message["role"] == "assistant" for message in messages):
+        raise FoundlingError(f"{where}: no assistant message", "there is nothing to learn from it")
+    return tuple(messages)
+
+
+def _rows(path: Path) -> Iterator[tuple[int, Any]]:
+    if path.suffix == ".parquet":
+        import pyarrow.parquet
+
+        yield from enumerate(pyarrow.parquet.read_table(path).to_pylist(), start=1)
+        return
+    if path.suffix not in (".jsonl", ".json", ".ndjson"):
+        raise FoundlingError(f"{path} has the ending {path.suffix!r}", "chat rows are read from .jsonl or .parquet")
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                yield number, _parsed(line, path, number)  # a broken line is yielded as its error: the policy decides
+
+
+def _parsed(line: bytes, path: Path, number: int) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return FoundlingError(f"{path.name}:{number} is not JSON", str(error))
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise FoundlingError(f"there is no file {str(path)!r}", "`data` names chat rows, or the task `expressions`")
+    return path

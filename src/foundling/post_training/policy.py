@@ -1,0 +1,41 @@
+"""Policy-gradient losses: short functions of log-probabilities, each with its equation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def group_advantages(rewards: Tensor, *, normalise_std: bool, epsilon: float = 1e-4) -> Tensor:
+    """How much better each answer is than its group: A_ij = r_ij - mean_j(r_ij), optionally over (std_j + epsilon).
+
+    GRPO (Shao et al. 2024, arXiv:2402.03300, eq. 3) divides by the group's standard deviation; Dr. GRPO (Liu et al.
+    2025, arXiv:2503.20783) does not, which removes the weight on questions that are nearly always right or wrong.
+
+    Args:
+        rewards: (prompts, samples).
+    """
+    centred = rewards - rewards.mean(dim=1, keepdim=True)
+    return centred / (rewards.std(dim=1, keepdim=True) + epsilon) if normalise_std else centred
+
+
+def clipped_policy_loss(
+    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, clip_low: float, clip_high: float
+) -> Tensor:
+    """-min(ρ A, clip(ρ, 1 - clip_low, 1 + clip_high) A) for each token, with ρ = exp(logprobs - old_logprobs).
+
+    PPO's clipped surrogate (Schulman et al. 2017, arXiv:1707.06347, eq. 7), with DAPO's two-sided clip
+    (Yu et al. 2025, arXiv:2503.14476, eq. 10). All tensors have the same shape; summing is the caller's.
+    """
+    ratio = torch.exp(logprobs - old_logprobs)
+    clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
+    return -torch.minimum(ratio * advantages, clipped * advantages)
+
+
+def kl_penalty(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
+    """Per token, the unbiased and positive estimate of KL(π || π_ref): exp(d) - d - 1 with d = log π_ref - log π.
+
+    Schulman's "k3" estimator, as in GRPO (arXiv:2402.03300, eq. 4).
+    """
+    difference = reference_logprobs - logprobs
+    return torch.exp(difference) - difference - 1

@@ -1,0 +1,127 @@
+"""The stage `sft`: supervised fine-tuning. The one chat renderer says what the assistant must learn to say."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from foundling.core.artifacts import Draft
+from foundling.core.errors import FoundlingError
+from foundling.core.stages import Inputs
+from foundling.models.build import build
+from foundling.models.checkpoint import load_module
+from foundling.models.language_model import LanguageModel
+from foundling.post_training.config import SFTConfig
+from foundling.post_training.data import Example, read_examples
+from foundling.post_training.packing import Encoded, PackedRows
+from foundling.tokenization.chat import render
+from foundling.tokenization.tokenizer import Tokenizer
+from foundling.training.batch import Batch
+from foundling.training.loss import next_token_loss
+from foundling.training.model_card import model_card
+from foundling.training.objective import LossSum
+from foundling.training.pretrain import LOG, write_model
+from foundling.training.trainer import Trainer
+
+
+class SupervisedFineTuning:
+    """Cross entropy of the assistant's tokens, given everything before them (Ouyang et al. 2022, arXiv:2203.02155)."""
+
+    def __init__(self, rows: PackedRows, batch_size: int) -> None:
+        self.rows, self.batch_size = rows, batch_size
+
+    def batch(self, step: int, model: nn.Module | None = None) -> Batch:
+        """Packed rows number step·batch_size and following."""
+        return self.rows.batch(step * self.batch_size, self.batch_size)
+
+    def loss(self, model: Any, batch: Batch) -> LossSum:
+        """Summed over the assistant's tokens, in nats; the count is their number."""
+        return next_token_loss(model, batch)
+
+
+def build_sft(config: SFTConfig, inputs: Inputs, draft: Draft) -> None:
+    """Fine-tune the base model on chats and write it as a Hugging Face directory.
+
+    Raises:
+        FoundlingError: rows that are no chats, examples longer than the context, or what the loop refuses.
+    """
+    base = inputs["base"]
+    tokenizer = Tokenizer.load(base.path)
+    examples, skipped = read_examples(config)
+    encoded, too_long = encode(examples, tokenizer, config)
+    rows = PackedRows(encoded, config.context, tokenizer.pad_id, config.seed)
+    steps = config.steps or max(1, round(rows.rows_in(config.epochs) / config.batch_size))
+    resolved = config.model_copy(update={"steps": steps})
+    module = starting_model(load_module(base.path), config)
+    log = draft.scratch / LOG
+    trainer = Trainer(
+        module,
+        SupervisedFineTuning(rows, config.batch_size),
+        resolved,
+        draft.scratch,
+        log=log,
+        data=f"{base.key} {draft.key}",
+        flops_per_token=module.config.flops_per_token(config.context, training=True),
+        title="sft",
+    )
+    summary = trainer.fit()
+    draft.seeds["sft"] = config.seed
+    draft.metrics |= {
+        "examples": len(encoded),
+        "skipped": skipped | too_long,
+        "steps": summary.steps,
+        "tokens": summary.tokens,
+        "training_flops": summary.tokens * module.config.flops_per_token(config.context, training=True),
+        "training_loss": summary.loss,
+    }
+    draft.timings |= {"tokens_per_s": summary.tokens_per_s, "mfu": summary.mfu, "training_seconds": summary.seconds}
+    write_model(module, base.path, draft, log, card=_card(resolved, draft, inputs))
+
+
+def starting_model(module: LanguageModel, config: SFTConfig) -> LanguageModel:
+    """The base as it is, or its architecture with fresh weights for the control."""
+    return module if config.init == "base" else build(module.config, config.seed)
+
+
+def encode(
+    examples: Sequence[Example], tokenizer: Tokenizer, config: SFTConfig
+) -> tuple[list[Encoded], dict[str, int]]:
+    """Examples as tokens, and how many were cut or left out because they are longer than the context.
+
+    Raises:
+        FoundlingError: an example is too long and the policy is to refuse, or none is left.
+    """
+    counts: Counter[str] = Counter()
+    encoded = []
+    for example in examples:
+        rendered = render(tokenizer, example.messages, tools=example.tools or None)
+        ids, mask = rendered.ids, rendered.loss_mask
+        if len(ids) > config.context + 1:
+            if config.too_long == "refuse":
+                what = f"{example.source} has {len(ids)} tokens, more than the context of {config.context}"
+                raise FoundlingError(what, fix="Set a larger context, or too_long to 'skip' or 'truncate'")
+            counts[f"longer than the context: {config.too_long}"] += 1
+            ids, mask = ids[: config.context + 1], mask[: config.context + 1]
+            if config.too_long == "skip" or not any(mask[1:]):  # nothing to learn is left of it
+                continue
+        encoded.append(Encoded(ids, mask, example.source))
+    if not encoded:
+        raise FoundlingError(f"no example fits in a context of {config.context} tokens")
+    return encoded, dict(counts)
+
+
+def _card(config: SFTConfig, draft: Draft, inputs: Inputs) -> str:
+    metrics = draft.metrics
+    start = "a base model" if config.init == "base" else "random weights (a control: the base gives only its shape)"
+    return model_card(
+        "Fine-tuned language model",
+        f"Fine-tuned from {start} on {metrics['examples']:,} examples of {', '.join(config.data)}. It answers chats.",
+        inputs={port: f"{artifact.kind} `{artifact.key}`" for port, artifact in inputs.items()},
+        recipe=json.loads(config.model_dump_json()),
+        results={"Training loss (nats a token of the answers)": {"last steps": metrics["training_loss"]}},
+        limits=("It answers the kind of request it was trained on; elsewhere its answers are not to be relied on.",),
+    )
