@@ -1,12 +1,12 @@
-"""Every recurrent mixer's training form, decoding form, packed form and batched chunked prefill are the same function."""
+"""Every recurrent mixer's training, decoding, packed and batched chunked prefill forms are the same function."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from tests.unit.mixers.mixer_cases import CASES, cached, inputs, make
 
 from foundling.models.context import Context
-from tests.unit.mixers.mixer_cases import CASES, cached, inputs, make
 
 TOLERANCE = {"rtol": 2e-4, "atol": 2e-5}
 names = pytest.mark.parametrize("name", list(CASES))
@@ -37,7 +37,7 @@ def test_packed_documents_do_not_see_each_other(name: str) -> None:
 
 @names
 def test_chunked_prefill_of_rows_with_different_lengths(name: str) -> None:
-    """Guards against padding that moves the state, rows that read each other's slots, and slots not cleared on reuse."""
+    """Guards against padding that moves the state, rows that read each other's slots, and unclean slots."""
     mixer, x = make(name), inputs(3, 20)
     pieces = [([7, 3, 0], [0, 0, 0]), ([5, 9, 8], [7, 3, 0]), ([1, 1, 1], [12, 12, 8]), ([2, 7, 0], [13, 13, 9])]
     with torch.no_grad():
@@ -58,7 +58,7 @@ def test_chunked_prefill_of_rows_with_different_lengths(name: str) -> None:
 
 @names
 def test_state_does_not_grow_with_context(name: str) -> None:
-    """Guards against a recurrent mixer that keeps a history: its state must have one entry per slot, whatever `blocks`."""
+    """Guards against a recurrent mixer that keeps a history: its state is one entry per slot, whatever `blocks`."""
     mixer = make(name)
     small, large = (mixer.new_state(3, blocks, 16, torch.float32, "cpu") for blocks in (1, 1000))
     assert [part.shape for part in small] == [part.shape for part in large]

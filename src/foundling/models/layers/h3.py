@@ -16,7 +16,7 @@ from foundling.models.layers.s4_space import DiagonalSpace
 class H3(nn.Module):
     """q * space(shift(k) (x) v) per head: the shift remembers the token before, the space what met it.
 
-    The shift state space (A a shift matrix, B the first unit vector, C learned) is a short causal filter of C's entries.
+    The shift state space (A a shift matrix, B the first unit vector, C learned) is a causal filter of C's entries.
     """
 
     def __init__(self, config: H3Config, dim: int) -> None:

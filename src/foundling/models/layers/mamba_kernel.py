@@ -1,8 +1,8 @@
 """The selective scan as one fused CPU kernel, forward and backward (float32).
 
-As in Mamba's own CUDA kernel (section 3.3.2, appendix D) the (time, dim, state) tensors are never written to memory: the
-forward pass keeps the state at every chunk's start, and the backward pass recomputes the states inside a chunk from it.
-Sixteen channels make one vector; the loop over time is inside the C code, with the state in registers or first-level cache.
+As in Mamba's own CUDA kernel (section 3.3.2, appendix D) the (time, dim, state) tensors are never written to memory:
+the forward pass keeps the state at every chunk's start, and the backward pass recomputes the states inside a chunk from
+it. Sixteen channels make one vector; the loop over time is inside the C code, the state in registers and nearest cache.
 """
 
 from __future__ import annotations
@@ -12,45 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foundling.models.layers import recurrent_native
+from foundling.models.layers import recurrent_native as native
 
 CHUNK = 32
-LANES = 16
 MAX_STATE = 256
 
-SOURCE = r"""
-#include <stdint.h>
-#include <string.h>
-#define W 16
+SOURCE = (
+    native.VECTORS
+    + r"""
 #define CHUNK 32
 #define MAXN 256
-typedef float vec __attribute__((vector_size(64)));
-typedef int32_t ivec __attribute__((vector_size(64)));
-
-static inline vec load(const float *p, int n) {
-    vec v = {0};
-    if (n == W) memcpy(&v, p, sizeof v); else for (int i = 0; i < n; i++) v[i] = p[i];
-    return v;
-}
-static inline void store(float *p, vec v, int n) {
-    if (n == W) memcpy(p, &v, sizeof v); else for (int i = 0; i < n; i++) p[i] = v[i];
-}
-/* exp(x) for x <= 0: 2^k times a polynomial in the fraction, relative error below 2e-7; 0 under -87. */
-static inline vec vexp(vec x) {
-    ivec tiny = x < -87.0f;
-    x = (vec)((ivec)x & ~tiny);
-    vec k = __builtin_convertvector(__builtin_convertvector(x * 1.44269504f - 0.5f, ivec), vec);
-    vec r = x - k * 0.693359375f + k * 2.12194440e-4f;
-    vec p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f; p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f; p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    ivec bits = (__builtin_convertvector(k, ivec) + 127) << 23;
-    p = p * (vec)bits;
-    return (vec)((ivec)p & ~tiny);
-}
-static inline float sum(vec v) { float s = 0; for (int i = 0; i < W; i++) s += v[i]; return s; }
-
 /* One row, channels [d0, d1). a is (state, dim); starts (chunks, state, dim) receives the state before each chunk. */
 static inline __attribute__((always_inline)) void forward_body(const float *x, const float *dt, const float *a,
         const float *b, const float *c, const uint8_t *reset, float *state, float *starts, float *y,
@@ -146,15 +117,16 @@ void scan_backward(const float *x, const float *dt, const float *a, const float 
         float *g_x, float *g_dt, float *g_a, float *g_b, float *g_c, void *work,
         int64_t T, int64_t D, int64_t d0, int64_t d1, int64_t N) {
     vec *w = (vec *)(((uintptr_t)work + 63) / 64 * 64);
-    if (N == 16) backward_body(x, dt, a, b, c, reset, starts, g_y, g_state, g_x, g_dt, g_a, g_b, g_c, w, T, D, d0, d1, 16);
-    else backward_body(x, dt, a, b, c, reset, starts, g_y, g_state, g_x, g_dt, g_a, g_b, g_c, w, T, D, d0, d1, (int)N);
+#define RUN(n) backward_body(x, dt, a, b, c, reset, starts, g_y, g_state, g_x, g_dt, g_a, g_b, g_c, w, T, D, d0, d1, n)
+    if (N == 16) RUN(16); else RUN((int)N);
 }
 """
+)
 
 
 def available() -> bool:
     """Whether the kernel could be built here."""
-    return recurrent_native.library(SOURCE) is not None
+    return native.library(SOURCE) is not None
 
 
 def scan(
@@ -170,63 +142,43 @@ def scan(
 
 class _Scan(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, resets: Tensor | None, initial: Tensor):
+    def forward(
+        ctx: Any, x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, resets: Tensor | None, initial: Tensor
+    ) -> tuple[Tensor, Tensor]:
         x, dt, b, c = (part.contiguous() for part in (x, dt, b, c))
         a_t, state = a.t().contiguous(), initial.transpose(1, 2).contiguous().clone()
         reset = None if resets is None else resets.to(torch.uint8).contiguous()
         rows, time, dim = x.shape
-        n = a.shape[1]
-        training = any(ctx.needs_input_grad)
-        starts = x.new_empty(rows, -(-time // CHUNK), n, dim) if training else None
-        y = torch.empty_like(x)
+        n, y = a.shape[1], torch.empty_like(x)
+        starts = x.new_empty(rows, -(-time // CHUNK), n, dim) if any(ctx.needs_input_grad) else None
         tasks = []
-        for row, low, high in _shares(rows, dim):
-            at_row = [_row(part, row) for part in (x, dt)], [_row(part, row) for part in (b, c, reset, state, starts, y)]
-            tasks.append((*at_row[0], _pointer(a_t), *at_row[1], *_sizes(time, dim, low, high, n)))
-        recurrent_native.run_tasks(_library().scan_forward, tasks)
+        for row, low, high in native.shares(rows, dim):
+            inputs = *native.row_pointers(row, x, dt), native.pointer(a_t), *native.row_pointers(row, b, c, reset)
+            outputs = native.row_pointers(row, state, starts, y)
+            tasks.append((*inputs, *outputs, *native.sizes(time, dim, low, high, n)))
+        native.run_tasks(native.built(SOURCE).scan_forward, tasks)
         ctx.save_for_backward(x, dt, a_t, b, c, reset, starts)
         return y, state.transpose(1, 2)
 
     @staticmethod
-    def backward(ctx: Any, g_y: Tensor, g_last: Tensor):
+    def backward(ctx: Any, g_y: Tensor, g_last: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, dt, a_t, b, c, reset, starts = ctx.saved_tensors
         rows, time, dim = x.shape
-        n = a_t.shape[0]
+        n, shares = a_t.shape[0], native.shares(rows, dim)
         g_y, g_state = g_y.contiguous(), g_last.transpose(1, 2).contiguous().clone()
         g_x, g_dt, g_a = torch.empty_like(x), torch.empty_like(x), x.new_empty(rows, n, dim)
-        shares = _shares(rows, dim)
         g_b, g_c = x.new_empty(len(shares), time, n), x.new_empty(len(shares), time, n)
-        tasks, keep = [], []
+        tasks, scratch = [], []
         for index, (row, low, high) in enumerate(shares):
-            blocks = -(-(high - low) // LANES)
-            keep.append(x.new_empty(LANES * (n * (4 * CHUNK + 1 + 2 * blocks) + 1)))
-            inputs = [_row(x, row), _row(dt, row), _pointer(a_t)] + [_row(part, row) for part in (b, c, reset, starts, g_y)]
-            outputs = [_row(part, row) for part in (g_state, g_x, g_dt, g_a)] + [_row(g_b, index), _row(g_c, index)]
-            tasks.append((*inputs, *outputs, _pointer(keep[-1]), *_sizes(time, dim, low, high, n)))
-        recurrent_native.run_tasks(_library().scan_backward, tasks)
+            blocks = -(-(high - low) // native.LANES)
+            scratch.append(x.new_empty(native.LANES * (n * (4 * CHUNK + 1 + 2 * blocks) + 1)))
+            inputs = (
+                *native.row_pointers(row, x, dt),
+                native.pointer(a_t),
+                *native.row_pointers(row, b, c, reset, starts),
+            )
+            outputs = *native.row_pointers(row, g_y, g_state, g_x, g_dt, g_a), *native.row_pointers(index, g_b, g_c)
+            tasks.append((*inputs, *outputs, native.pointer(scratch[-1]), *native.sizes(time, dim, low, high, n)))
+        native.run_tasks(native.built(SOURCE).scan_backward, tasks)
         g_b, g_c = (part.view(rows, -1, time, n).sum(1) for part in (g_b, g_c))
         return g_x, g_dt, g_a.sum(0).t(), g_b, g_c, None, g_state.transpose(1, 2)
-
-
-def _shares(rows: int, dim: int) -> list[tuple[int, int, int]]:
-    """(row, first channel, end channel) of each task: rows, cut by channels only when there are fewer than threads."""
-    parts = 1 if rows >= torch.get_num_threads() else -(-torch.get_num_threads() // rows)
-    width = -(-dim // (parts * LANES)) * LANES
-    return [(row, low, min(low + width, dim)) for row in range(rows) for low in range(0, dim, width)]
-
-
-def _library() -> Any:
-    library = recurrent_native.library(SOURCE)
-    assert library is not None
-    return library
-
-
-_pointer = recurrent_native.pointer
-
-
-def _row(x: Tensor | None, row: int) -> Any:
-    return _pointer(None if x is None else x[row])
-
-
-def _sizes(*sizes: int) -> tuple:
-    return tuple(recurrent_native.ctypes.c_int64(size) for size in sizes)

@@ -69,7 +69,8 @@ def chunked_scan(
     keep = None if resets is None else 1 - _chunks(resets[..., None].to(x.dtype), length, chunks)
     local, last = _advance(dt_c, dtx, a, b_c, c_c, keep)
 
-    decay = dt_c.cumsum(0)[..., None] * a  # (length, rows, chunks, dim, state): log of what is left of the carried state
+    # log of what is left of the carried state, (length, rows, chunks, dim, state)
+    decay = dt_c.cumsum(0)[..., None] * a
     alive = decay.exp() if keep is None else decay.exp() * keep.cumprod(0)[..., None]
     state = x.new_zeros(rows, dim, a.shape[1]) if initial is None else initial
     carried = []
@@ -81,9 +82,7 @@ def chunked_scan(
     return y[:, :time], state
 
 
-def _advance(
-    dt: Tensor, dtx: Tensor, a: Tensor, b: Tensor, c: Tensor, keep: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def _advance(dt: Tensor, dtx: Tensor, a: Tensor, b: Tensor, c: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor]:
     """All chunks from an empty state: outputs (length, rows, chunks, dim), last states (rows, chunks, dim, state)."""
     state, out = None, []
     for step in range(dt.shape[0]):

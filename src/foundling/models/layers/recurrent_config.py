@@ -78,6 +78,7 @@ class RWKV7Config(Config):
     decay_rank: int = option(32, "rank of the decay's projection", gt=0)
     rate_rank: int = option(32, "rank of the in-context learning rate's projection", gt=0)
     gate_rank: int = option(64, "rank of the output gate's projection", gt=0)
+    value_rank: int | None = option(None, "mix in the first layer's values through this rank; null in the first layer")
     chunk: int = option(16, "tokens of a chunk in the training form", gt=0, le=16)
 
 
@@ -90,12 +91,5 @@ class RecurrentConfig(Config):
 
 
 RecurrentMixerConfig = (
-    MambaConfig
-    | Mamba2Config
-    | S4Config
-    | H3Config
-    | RWKV4Config
-    | RWKV4ChannelConfig
-    | RWKV7Config
-    | RecurrentConfig
+    MambaConfig | Mamba2Config | S4Config | H3Config | RWKV4Config | RWKV4ChannelConfig | RWKV7Config | RecurrentConfig
 )

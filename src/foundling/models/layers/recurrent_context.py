@@ -26,14 +26,21 @@ def new_slots(slots: int, shapes: Sequence[tuple[int, ...]], dtype: torch.dtype,
     return tuple(torch.zeros(slots, *shape, dtype=dtype, device=device) for shape in shapes)
 
 
-def read_slots(state: State | None, ctx: Context) -> State | None:
-    """The rows' states before this call, or None outside cached decoding; zero for rows that have nothing cached."""
+def read_slots(state: State | None, ctx: Context, empty: Sequence[float] | None = None) -> State | None:
+    """The rows' states before this call, or None outside cached decoding.
+
+    Args:
+        empty: what each tensor holds in rows that have nothing cached; zeros if None.
+    """
     if state is None:
         return None
     assert ctx.cache is not None, "a state needs ctx.cache"
     slots, fresh = ctx.cache.state_slots, ctx.cache.lengths == 0
-    rows = tuple(part.index_select(0, slots) for part in state)
-    return tuple(part.masked_fill(fresh.view(-1, *[1] * (part.dim() - 1)), 0.0) for part in rows)
+    rows = []
+    for part, value in zip(state, empty or [0.0] * len(state), strict=True):
+        fill = fresh.view(-1, *[1] * (part.dim() - 1))
+        rows.append(part.index_select(0, slots).masked_fill(fill, value))
+    return tuple(rows)
 
 
 def write_slots(state: State | None, ctx: Context, new: Sequence[Tensor]) -> None:
@@ -142,4 +149,3 @@ def repack(documents: Tensor, where: Tensor) -> Tensor:
     """Undo `unpack`: (documents, longest, dim) -> (rows, time, dim)."""
     flat = documents.reshape(-1, documents.shape[-1])
     return flat.index_select(0, where.flatten()).view(*where.shape, -1)
-

@@ -100,7 +100,7 @@ class LowRankSpace(nn.Module):
         return diagonal, p, b, c, 2 / self.log_dt.float().exp()[:, None]
 
     def discrete(self) -> tuple[Tensor, Tensor, Tensor]:
-        """A-bar (channels, state, state), B-bar and C (channels, state), complex: the bilinear transform (equation 3)."""
+        """A-bar (channels, state, state), B-bar and C (channels, state): the bilinear transform (equation 3)."""
         diagonal, p, b, c, rate = self._continuous()
         a = torch.diag_embed(diagonal) - p[..., :, None] * p.conj()[..., None, :]
         scaled = torch.diag_embed(rate.expand_as(diagonal).to(a.dtype))
