@@ -1,0 +1,231 @@
+"""A whole forward pass over the paged cache in one native call, for stacks of attention and gated feed-forward blocks.
+
+At batch 1 a step of a small model is some two hundred operators, whose overhead costs more than their work; here it is
+one call, and the weights are read once. The numbers are the module's own (it is the reference; see
+tests/unit/kernels): the residual stream is float32, and the inputs of integer weights are rounded to int8 with a scale
+per group, as llama.cpp does. A token's result does not depend on the batch that it is computed in.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from foundling.models.config import AttentionConfig, MLPConfig, ModelConfig, NormConfig, RopeConfig
+from foundling.models.context import Context
+from foundling.models.kernels.panels import PANEL, Weight, weight_of
+from foundling.models.kernels.structs import Cache, Inputs, Layer, Matrix, Pass, Shape, address, compiled
+from foundling.models.language_model import Block, LanguageModel
+from foundling.models.layers.norm import Norm
+from foundling.models.layers.paged import PagedKV
+from foundling.models.layers.parts import LayerState
+from foundling.models.layers.rope import rope_tables
+
+RUN = 4  # neighbouring tokens of a row that share a pass over its keys
+PRODUCTS = ("q", "k", "v", "o", "gate", "up", "down")
+
+
+@dataclass
+class Space:
+    """Work space for passes of up to `tokens` tokens, kept between passes."""
+
+    tokens: int
+    longest: int
+    tensors: dict[str, Tensor]
+
+
+class NativeDecoder:
+    """Runs `module` by the native kernels: `hidden` and `head` as of LanguageModel, for cached decoding on the CPU.
+
+    Make one with `native`. Dense weights are read where they lie, so in-place updates are seen; a module whose
+    parameters are replaced needs a new decoder.
+    """
+
+    def __init__(self, module: LanguageModel, library: ctypes.CDLL, weights: dict[str, Weight]) -> None:
+        self.module, self.library, self.weights = module, library, weights
+        self.config = module.config
+        self.norms: list[Tensor] = []
+        self.ropes: list[tuple[RopeConfig, int]] = []
+        self.layers = (Layer * len(module.blocks))(*(self._layer(i, cast(Block, b)) for i, b in enumerate(module.blocks)))
+        self.norm = self._norm(module.norm)
+        first = self.layers[0]
+        self.widths = (first.q.n + first.k.n + first.v.n, 2 * max(layer.gate.n for layer in self.layers))
+        self.space: Space | None = None
+
+    def hidden(self, tokens: Tensor, ctx: Context, state: list[LayerState]) -> Tensor:
+        """Final hidden states (rows, time, dim) float32 of tokens (rows, time); zero at padding. Needs ctx.cache."""
+        cache = ctx.cache
+        assert cache is not None, "the native decoder computes cached passes only"
+        rows, time = tokens.shape
+        valid = torch.arange(time) < cache.new_lengths[:, None]
+        whole = bool(valid.all())
+        where = slice(None) if whole else valid.flatten()
+        row_of = torch.arange(rows).repeat_interleave(cache.new_lengths)
+        positions = ctx.positions.flatten()[where].contiguous()
+        x = self.module.embedding.weight.detach()[tokens.flatten()[where]].float()
+        ropes = [self._tables(rope, width, ctx, where) for rope, width in self.ropes]
+        self._attach(state)
+        work = self._pass(x, positions, row_of, cache.write_slots.flatten()[where].contiguous(), cache.block_table)
+        pointers = (ctypes.c_void_p * max(len(ropes), 1))(*(address(table) for table in ropes))
+        runs = _runs(cache.new_lengths.tolist())
+        work.rope = ctypes.cast(pointers, ctypes.c_void_p).value
+        work.runs, work.n_runs = address(runs), runs.shape[0]
+        self.library.decoder_pass(ctypes.byref(work), torch.get_num_threads())
+        if whole:
+            return x.view(rows, time, -1)
+        out = x.new_zeros(rows * time, x.shape[1])
+        out[where] = x
+        return out.view(rows, time, -1)
+
+    def head(self, h: Tensor) -> Tensor:
+        """Logits (..., vocab) float32 of hidden states (..., dim)."""
+        weight = self.weights["head"].struct
+        x = h.flatten(0, -2).float().contiguous()
+        n, groups = x.shape[0], max(weight.k // weight.group, 1) if weight.group else 1
+        codes, scales = torch.empty(x.shape, dtype=torch.int8), torch.empty(n, groups)
+        zeros = torch.empty(n, groups, dtype=torch.int32)
+        inputs = Inputs(address(x), address(codes), address(scales), address(zeros), weight.k, 0, 0)
+        y = torch.empty(n, weight.n)
+        self.library.linear(ctypes.byref(weight), ctypes.byref(inputs), n, address(y), weight.n, torch.get_num_threads())
+        return y.unflatten(0, h.shape[:-1])
+
+    def _layer(self, index: int, block: Block) -> Layer:
+        attention, mlp = cast(AttentionConfig, block.mixer.config), block.ffn
+        assert mlp is not None and block.ffn_norm is not None
+        layer = Layer(**{name: self.weights[f"{index}.{name}"].struct for name in PRODUCTS})
+        layer.mixer_norm, layer.mixer_eps = self._norm(block.mixer_norm)
+        layer.ffn_norm, layer.ffn_eps = self._norm(block.ffn_norm)
+        if attention.qk_norm is not None:
+            layer.q_norm, layer.qk_eps = self._norm(block.mixer.q_norm)
+            layer.k_norm, _ = self._norm(block.mixer.k_norm)
+        layer.rope = -1
+        if attention.rope is not None:
+            key = (attention.rope, attention.head_dim)
+            if key not in self.ropes:
+                self.ropes.append(key)
+            layer.rope = self.ropes.index(key)
+        heads, width = attention.n_heads, attention.head_dim
+        layer.shape = Shape(heads, attention.n_kv_heads, width, 0, attention.window or 0, width**-0.5)
+        return layer
+
+    def _norm(self, norm: nn.Module) -> tuple[int | None, float]:
+        """Address and epsilon of a norm's scales, kept as float32."""
+        assert isinstance(norm, Norm)
+        scales = norm.weight.detach().float() + (1.0 if norm.config.unit_offset else 0.0)
+        self.norms.append(scales.contiguous())
+        return address(self.norms[-1]), norm.config.eps
+
+    def _attach(self, state: list[LayerState]) -> None:
+        for layer, paged in zip(self.layers, state, strict=True):
+            assert isinstance(paged, PagedKV)
+            layer.shape.block_size = paged.keys.shape[1]
+            layer.cache = Cache(address(paged.keys), address(paged.values), int(paged.keys.dtype == torch.bfloat16))
+
+    def _tables(self, rope: RopeConfig, width: int, ctx: Context, where: slice | Tensor) -> Tensor:
+        """(tokens, 2, head_dim): cosines and signed sines."""
+        cos, sin = rope_tables(rope, width, ctx, torch.float32)
+        return torch.stack((cos.flatten(0, 2)[where], sin.flatten(0, 2)[where]), dim=1).contiguous()
+
+    def _pass(self, x: Tensor, positions: Tensor, rows: Tensor, slots: Tensor, table: Tensor) -> Pass:
+        table = table.contiguous()
+        longest = -(-table.shape[1] * self.layers[0].shape.block_size // PANEL) * PANEL
+        space = self._space(x.shape[0], longest).tensors
+        first, config = self.layers[0], self.config
+        inputs = [
+            Inputs(*(address(space[f"{name}_{part}"]) for part in ("values", "codes", "scales", "zeros")), k, 0, 0)
+            for name, k in (("wide", config.dim), ("mid", first.o.k), ("inner", max(layer.down.k for layer in self.layers)))
+        ]
+        work = Pass(
+            self.layers, len(self.layers), config.dim, *self.norm, x.shape[0], table.shape[1], longest,
+            address(x), address(rows), address(positions), address(slots), address(table), None, *inputs,
+            address(space["qkv"]), address(space["gated"]), *self.widths, address(space["scores"]), address(space["keys"]),
+            space["scores"].shape[1], space["keys"].shape[1] // PANEL, None, 0,
+        )  # fmt: skip
+        work.keep = (table, rows, positions, slots)
+        return work
+
+    def _space(self, tokens: int, longest: int) -> Space:
+        if self.space is None or self.space.tokens < tokens or self.space.longest < longest:
+            kept = (self.space.tokens, self.space.longest) if self.space else (0, 0)
+            self.space = self._new_space(max(tokens, kept[0]), max(longest, kept[1]))
+        return self.space
+
+    def _new_space(self, tokens: int, longest: int) -> Space:
+        threads, first = torch.get_num_threads(), self.layers[0]
+        tensors = {
+            "qkv": torch.empty(tokens, self.widths[0]),
+            "gated": torch.empty(tokens, self.widths[1]),
+            "scores": torch.empty(threads, 3 * RUN * longest),
+            "keys": _aligned(threads, max(layer.shape.head_dim for layer in self.layers) * PANEL),
+        }
+        widths = {"wide": self.config.dim, "mid": first.o.k, "inner": self.widths[1] // 2}
+        for name, k in widths.items():
+            tensors[f"{name}_values"] = torch.empty(tokens, k)
+            tensors[f"{name}_codes"] = torch.empty(tokens, k, dtype=torch.int8)
+            tensors[f"{name}_scales"] = torch.empty(tokens, k // PANEL)
+            tensors[f"{name}_zeros"] = torch.empty(tokens, k // PANEL, dtype=torch.int32)
+        return Space(tokens, longest, tensors)
+
+
+def native(module: LanguageModel) -> NativeDecoder | None:
+    """The module's native decoder, or None where its architecture, weights or this machine do not allow one."""
+    if not all(map(_supported, module.config.blocks)) or not _norm_supported(module.config.norm):
+        return None
+    library = compiled()
+    if library is None or module.config.dim % PANEL:
+        return None
+    weights: dict[str, Weight] = {}
+    for name, layer in _linear_layers(module):
+        weight = weight_of(layer)
+        if weight is None:
+            return None
+        weights[name] = weight
+    return NativeDecoder(module, library, weights)
+
+
+def _linear_layers(module: LanguageModel) -> list[tuple[str, nn.Module]]:
+    layers: list[tuple[str, nn.Module]] = [("head", module.embedding if module.output is None else module.output)]
+    for index, block in enumerate(module.blocks):
+        mixer, ffn = cast(nn.Module, block.mixer), cast(nn.Module, block.ffn)
+        parts = (mixer.q_proj, mixer.k_proj, mixer.v_proj, mixer.o_proj, ffn.gate, ffn.up, ffn.down)
+        layers += [(f"{index}.{name}", cast(nn.Module, part)) for name, part in zip(PRODUCTS, parts, strict=True)]
+    return layers
+
+
+def _supported(block: object) -> bool:
+    mixer, ffn = getattr(block, "mixer", None), getattr(block, "ffn", None)
+    if not isinstance(mixer, AttentionConfig) or not isinstance(ffn, MLPConfig):
+        return False
+    if mixer.qk_norm is not None and not _norm_supported(mixer.qk_norm):
+        return False
+    return mixer.head_dim % (2 * PANEL) == 0 and ffn.gated and ffn.activation == "silu"
+
+
+def _norm_supported(norm: NormConfig) -> bool:
+    return norm.kind == "rms" and not norm.bias
+
+
+def _runs(lengths: list[int]) -> Tensor:
+    """(runs, 2) int32, first token and count: each row's new tokens in runs of 4, then 2, then 1."""
+    runs, at = [], 0
+    for length in lengths:
+        end = at + length
+        while at < end:
+            count = next(size for size in (RUN, 2, 1) if size <= end - at)
+            runs.append((at, count))
+            at += count
+    return torch.tensor(runs, dtype=torch.int32)
+
+
+def _aligned(rows: int, columns: int) -> Tensor:
+    """(rows, columns) float32 that begin at a multiple of 64 bytes, as the kernels' vectors must."""
+    whole = torch.empty(rows * columns + PANEL)
+    skip = -whole.data_ptr() % 64 // 4
+    return whole[skip : skip + rows * columns].view(rows, columns)
+
+
+__all__ = ["Matrix", "ModelConfig", "NativeDecoder", "native"]

@@ -1,0 +1,196 @@
+/* y = x W^T for a few kinds of weights.
+
+Dense weights are used where they lie, (n, k) row by row. Integer weights are packed in panels of 16 outputs: for each
+group of k inputs first the codes, then the 16 scales, so that a product reads memory once, forward. Inside a group 64
+bytes hold 4 inputs (8 bits) or 8 inputs (4 bits: low nibbles, then high ones) of each of the 16 outputs.
+The result of a token does not depend on which or how many tokens are computed with it: sums of codes are exact, and
+all other sums have one order. */
+
+enum { F32 = 0, BF16 = 1, INT8 = 2, INT4 = 3 };
+
+typedef struct {
+    int32_t kind, group, scale_bf16, unused; /* group: inputs per scale; integer kinds only */
+    int64_t n, k;
+    const void *data;
+    const float *bias; /* or NULL */
+} Matrix;
+
+/* Inputs of a product: float32 for dense weights; for integer ones int8 with a scale per group. */
+typedef struct {
+    float *values;  /* (tokens, k) */
+    int8_t *codes;  /* (tokens, k) */
+    float *scales;  /* (tokens, groups) */
+    int32_t *zeros; /* (tokens, groups): minus the group's sum of codes, times the weights' zero code */
+    int64_t k;
+    int32_t group, zero; /* group = 0: no codes are wanted */
+} Inputs;
+
+INLINE int groups_of(const Inputs *in) { return (int)(in->k / in->group); }
+
+/* Round one token's values to int8, group by group (largest magnitude -> 127). */
+static void quantize_token(Inputs *in, int64_t token) {
+    if (!in->group) return;
+    int groups = groups_of(in);
+    for (int g = 0; g < groups; g++) {
+        const float *x = in->values + token * in->k + (int64_t)g * in->group;
+        int8_t *q = in->codes + token * in->k + (int64_t)g * in->group;
+        vec most = {0};
+        for (int i = 0; i < in->group; i += LANES) {
+            vec v = load(x + i);
+            most = vmax(most, vmax(v, -v));
+        }
+        float scale = largest(most) / 127.0f, inverse = scale > 0 ? 1.0f / scale : 0.0f;
+        ivec total = {0};
+        for (int i = 0; i < in->group; i += LANES) {
+            vec r = load(x + i) * inverse + ROUNDER;
+            ivec code = (ivec)r - (ivec)splat(ROUNDER);
+            total += code;
+#ifdef __AVX512F__
+            _mm_storeu_si128((__m128i *)(q + i), _mm512_cvtsepi32_epi8((__m512i)code));
+#else
+            for (int j = 0; j < LANES; j++) q[i + j] = (int8_t)code[j];
+#endif
+        }
+        int32_t whole = 0;
+        for (int j = 0; j < LANES; j++) whole += total[j];
+        in->scales[token * groups + g] = scale;
+        in->zeros[token * groups + g] = -in->zero * whole;
+    }
+}
+
+/* acc[i] += sum over j < 4 of w[4i + j] * a[j], with unsigned w and signed a */
+INLINE ivec dot4(ivec acc, ivec w, int32_t a) {
+#if defined(__AVX512VNNI__)
+    return (ivec)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)w, _mm512_set1_epi32(a));
+#else
+    for (int j = 0; j < 4; j++) acc += ((w >> (8 * j)) & 0xff) * (int32_t)(int8_t)(a >> (8 * j));
+    return acc;
+#endif
+}
+
+INLINE vec panel_scales(const uint8_t *p, int scale_bf16) {
+    return scale_bf16 ? load_bf16((const uint16_t *)p) : load((const float *)p);
+}
+
+/* `tokens` x `panels` products of integer weights; y (tokens, ldy) gets 16 * panels columns. */
+INLINE void int_tile(const Matrix *w, const Inputs *in, int64_t t0, int64_t p0, float *y, int64_t ldy, int add,
+                     int tokens, int panels, int bits, int scale_bf16) {
+    int groups = groups_of(in);
+    int64_t code_bytes = (int64_t)in->group * LANES * bits / 8, step = code_bytes + (scale_bf16 ? 32 : 64);
+    const uint8_t *base = (const uint8_t *)w->data + p0 * groups * step;
+    vec out[tokens][panels];
+    for (int t = 0; t < tokens; t++)
+        for (int p = 0; p < panels; p++) out[t][p] = (vec){0};
+    for (int g = 0; g < groups; g++) {
+        const uint8_t *at = base + g * step;
+        ivec acc[tokens][panels];
+        for (int t = 0; t < tokens; t++)
+            for (int p = 0; p < panels; p++) acc[t][p] = in->zeros[(t0 + t) * groups + g] - (ivec){0};
+        const int8_t *a = in->codes + t0 * in->k + (int64_t)g * in->group;
+        for (int64_t i = 0; i < code_bytes; i += 64) {
+            ivec codes[panels];
+            for (int p = 0; p < panels; p++) codes[p] = *(const ivec_u *)(at + p * groups * step + i);
+            for (int half = 0; half < 8 / bits; half++) {
+                for (int t = 0; t < tokens; t++) {
+                    int32_t four;
+                    memcpy(&four, a + t * in->k + i / (bits * 2) + half * 4, 4);
+                    for (int p = 0; p < panels; p++) {
+                        ivec c = bits == 8 ? codes[p] : (half ? codes[p] >> 4 : codes[p]) & 0x0f0f0f0f;
+                        acc[t][p] = dot4(acc[t][p], c, four);
+                    }
+                }
+            }
+        }
+        for (int p = 0; p < panels; p++) {
+            vec s = panel_scales(at + p * groups * step + code_bytes, scale_bf16);
+            for (int t = 0; t < tokens; t++) {
+                vec sum = __builtin_convertvector(acc[t][p], vec);
+                out[t][p] = fma16(sum * in->scales[(t0 + t) * groups + g], s, out[t][p]);
+            }
+        }
+    }
+    for (int t = 0; t < tokens; t++)
+        for (int p = 0; p < panels; p++) {
+            float *to = y + t * ldy + p * LANES;
+            store(to, add ? load(to) + out[t][p] : out[t][p]);
+        }
+}
+
+/* A dense tile: `tokens` x `rows` dot products; the lanes are summed at the end. */
+INLINE void dense_tile(const Matrix *w, const Inputs *in, int64_t t0, int64_t r0, float *y, int64_t ldy, int add,
+                       int tokens, int rows, int bf16) {
+    const float *x = in->values + t0 * in->k;
+    vec acc[tokens][rows];
+    for (int t = 0; t < tokens; t++)
+        for (int r = 0; r < rows; r++) acc[t][r] = (vec){0};
+    for (int64_t i = 0; i < w->k; i += LANES) {
+        vec v[rows];
+        for (int r = 0; r < rows; r++)
+            v[r] = bf16 ? load_bf16((const uint16_t *)w->data + (r0 + r) * w->k + i)
+                        : load((const float *)w->data + (r0 + r) * w->k + i);
+        for (int t = 0; t < tokens; t++) {
+            vec a = load(x + t * in->k + i);
+            for (int r = 0; r < rows; r++) acc[t][r] = fma16(a, v[r], acc[t][r]);
+        }
+    }
+    for (int t = 0; t < tokens; t++)
+        for (int r = 0; r < rows; r++) {
+            float s = sum(acc[t][r]);
+            y[t * ldy + r] = add ? y[t * ldy + r] + s : s;
+        }
+}
+
+#define INT_TILES(bits, bf)                                                                    \
+    switch (tokens * 4 + panels) {                                                             \
+        case 1 * 4 + 3: int_tile(w, in, t, p, to, ldy, add, 1, 3, bits, bf); break;            \
+        case 1 * 4 + 2: int_tile(w, in, t, p, to, ldy, add, 1, 2, bits, bf); break;            \
+        case 1 * 4 + 1: int_tile(w, in, t, p, to, ldy, add, 1, 1, bits, bf); break;            \
+        case 2 * 4 + 3: int_tile(w, in, t, p, to, ldy, add, 2, 3, bits, bf); break;            \
+        case 2 * 4 + 2: int_tile(w, in, t, p, to, ldy, add, 2, 2, bits, bf); break;            \
+        case 2 * 4 + 1: int_tile(w, in, t, p, to, ldy, add, 2, 1, bits, bf); break;            \
+        case 4 * 4 + 3: int_tile(w, in, t, p, to, ldy, add, 4, 3, bits, bf); break;            \
+        case 4 * 4 + 2: int_tile(w, in, t, p, to, ldy, add, 4, 2, bits, bf); break;            \
+        case 4 * 4 + 1: int_tile(w, in, t, p, to, ldy, add, 4, 1, bits, bf); break;            \
+    }
+
+/* Panels [p, p + panels) of y for the tokens [t, t + tokens), tokens in {1, 2, 4}, panels in {1, 2, 3}. */
+static void int_product(const Matrix *w, const Inputs *in, int64_t t, int tokens, int64_t p, int panels, float *to,
+                        int64_t ldy, int add) {
+    if (w->kind == INT8 && w->scale_bf16) INT_TILES(8, 1)
+    else if (w->kind == INT8) INT_TILES(8, 0)
+    else if (w->scale_bf16) INT_TILES(4, 1)
+    else INT_TILES(4, 0)
+}
+
+static void dense_product(const Matrix *w, const Inputs *in, int64_t t, int tokens, int64_t r, int rows, float *to,
+                          int64_t ldy, int add) {
+    for (int i = 0; i < rows; i += 4) {
+        int n = rows - i < 4 ? 1 : 4; /* a tile of four outputs, then single ones */
+        for (int j = i; j < i + 4 && j < rows; j += n) {
+            float *y = to + j;
+#define DENSE(T, N) dense_tile(w, in, t, r + j, y, ldy, add, T, N, w->kind == BF16)
+            if (n == 4) tokens == 4 ? DENSE(4, 4) : tokens == 2 ? DENSE(2, 4) : DENSE(1, 4);
+            else tokens == 4 ? DENSE(4, 1) : tokens == 2 ? DENSE(2, 1) : DENSE(1, 1);
+        }
+    }
+}
+
+#define PIECE 3 /* panels handed out at once */
+
+INLINE int pieces_of(const Matrix *w) { return (int)((w->n + LANES * PIECE - 1) / (LANES * PIECE)); }
+
+/* One piece (48 outputs) of y (tokens, ldy) = x W^T + bias, or y += that. */
+static void product_piece(const Matrix *w, const Inputs *in, int64_t tokens, int piece, float *y, int64_t ldy, int add) {
+    int64_t first = (int64_t)piece * PIECE * LANES;
+    int64_t rows = w->n - first < PIECE * LANES ? w->n - first : PIECE * LANES;
+    for (int64_t t = 0; t < tokens;) {
+        int some = tokens - t >= 4 ? 4 : tokens - t >= 2 ? 2 : 1;
+        float *to = y + t * ldy + first;
+        if (w->kind >= INT8) int_product(w, in, t, some, first / LANES, (int)((rows + LANES - 1) / LANES), to, ldy, add);
+        else dense_product(w, in, t, some, first, (int)rows, to, ldy, add);
+        if (w->bias)
+            for (int i = 0; i < some; i++)
+                for (int64_t r = 0; r < rows; r++) to[i * ldy + r] += w->bias[first + r];
+        t += some;
+    }
+}

@@ -1,0 +1,65 @@
+"""Weights as the kernels read them: see `matmul.h` for the layout of integer weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from foundling.models.kernels.structs import BF16, F32, INT4, INT8, Matrix, address
+from foundling.models.quantized import QuantizedLinear
+
+PANEL = 16
+GROUPS = (64, 32, 16)  # inputs whose rounded activations share a scale: the largest that divides the weights' group
+
+
+class Weight:
+    """A weight matrix (n, k) for the kernels; keeps alive what `struct` points to.
+
+    Dense weights are used where they lie. Codes are copied into panels once, at 1 byte or half a byte each.
+    """
+
+    def __init__(self, struct: Matrix, *keep: Tensor | None) -> None:
+        self.struct, self.keep = struct, keep
+
+
+def weight_of(layer: nn.Module, bias: bool = True) -> Weight | None:
+    """The weight of a linear layer (or the matrix of an embedding); None if the kernels do not know its form."""
+    if isinstance(layer, QuantizedLinear):
+        return _quantized(layer)
+    matrix = layer.weight
+    kinds = {torch.float32: F32, torch.bfloat16: BF16}
+    own_bias = getattr(layer, "bias", None)
+    fits = isinstance(matrix, Tensor) and matrix.dtype in kinds and matrix.is_contiguous() and matrix.device.type == "cpu"
+    if not fits or matrix.shape[0] % PANEL or matrix.shape[1] % PANEL:
+        return None
+    shift = None if own_bias is None else own_bias.detach().float().contiguous()
+    n, k = matrix.shape
+    struct = Matrix(kinds[matrix.dtype], 0, 0, 0, n, k, address(matrix.detach()), address(shift))
+    return Weight(struct, matrix, shift)
+
+
+def _quantized(layer: QuantizedLinear) -> Weight | None:
+    n, k = layer.out_features, layer.in_features
+    size = layer.scheme.group_size or k
+    group = next((g for g in GROUPS if size % g == 0), None)
+    if group is None or n % PANEL or not layer.scheme.symmetric or layer.weight_packed.device.type != "cpu":
+        return None
+    scales = layer.weight_scale.repeat_interleave(size // group, dim=1)
+    half = bool((scales.bfloat16().to(scales.dtype) == scales).all())
+    panels = pack_panels(layer.codes(), scales.to(torch.bfloat16 if half else torch.float32), layer.scheme.bits)
+    shift = None if layer.bias is None else layer.bias.detach().float().contiguous()
+    kind = INT8 if layer.scheme.bits == 8 else INT4
+    return Weight(Matrix(kind, group, int(half), 0, n, k, address(panels), address(shift)), panels, shift)
+
+
+def pack_panels(codes: Tensor, scales: Tensor, bits: int) -> Tensor:
+    """Signed codes (n, k) int8 and scales (n, groups) as bytes: panel, group, [codes of 16 outputs, 16 scales]."""
+    n, k = codes.shape
+    groups = scales.shape[1]
+    unsigned = (codes.to(torch.int16) + (1 << (bits - 1))).to(torch.uint8)
+    per_step = 4 if bits == 8 else 8
+    steps = unsigned.view(n // PANEL, PANEL, groups, k // groups // per_step, per_step).permute(0, 2, 3, 1, 4)
+    if bits == 4:
+        steps = steps[..., :4] | (steps[..., 4:] << 4)
+    each = scales.view(n // PANEL, PANEL, groups).transpose(1, 2).contiguous().view(torch.uint8)
+    return torch.cat((steps.flatten(2), each), dim=2).contiguous()
