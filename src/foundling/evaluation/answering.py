@@ -14,6 +14,7 @@ from foundling.evaluation.requests import (
     GenerateAnswer,
     Loglikelihood,
     LoglikelihoodAnswer,
+    Messages,
     Request,
     Rolling,
     RollingAnswer,
@@ -70,7 +71,9 @@ class LocalAnswerer:
     def _loglikelihoods(self, requests: Sequence[Loglikelihood]) -> list[LoglikelihoodAnswer]:
         if not requests:
             return []
-        pairs = self.encode_pairs([(r.context, r.continuation) for r in requests])
+        plain = [(r.context, r.continuation) for r in requests if isinstance(r.context, str)]
+        encoded = iter(self.encode_pairs(plain))
+        pairs = [next(encoded) if isinstance(r.context, str) else self._chat_pair(r) for r in requests]
         fitted = [self._fit(pair) for pair in pairs]
         scores = self.engine.score(fitted)
         return [
@@ -96,6 +99,15 @@ class LocalAnswerer:
             else:
                 pairs.append(([self.prefix_id], whole[1:] if whole[0] == self.prefix_id else whole))
         return pairs
+
+    def _chat_pair(self, request: Loglikelihood) -> Pair:
+        assert not isinstance(request.context, str)
+        return self._rendered(request.context)[0], self.tokenizer.encode(request.continuation)
+
+    def _rendered(self, messages: Messages) -> tuple[list[int], tuple[int, ...]]:
+        turns = [{"role": role, "content": content} for role, content in messages]
+        rendered = render(self.tokenizer, turns, add_generation_prompt=True)
+        return rendered.ids, rendered.stop_ids
 
     def _fit(self, pair: Pair) -> Pair:
         """Keep the last `max_context` inputs (the last continuation token is only ever a target)."""
@@ -171,9 +183,7 @@ class LocalAnswerer:
         if isinstance(request.prompt, str):
             start = [self.prefix_id] if request.begins_document else self.start
             return start + self.tokenizer.encode(request.prompt) or [self.prefix_id], ()
-        messages = [{"role": role, "content": content} for role, content in request.prompt]
-        rendered = render(self.tokenizer, messages, add_generation_prompt=True)
-        return rendered.ids, rendered.stop_ids
+        return self._rendered(request.prompt)
 
 
 def _move_spaces(context: str, continuation: str) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from foundling.core.config import Config, option
 class BitsPerByteConfig(Config):
     """Rolling log-likelihood of held-out documents."""
 
-    max_bytes: int = option(150_000, "text to score, in bytes: whole documents in order until this is reached", gt=0)
+    max_bytes: int = option(100_000, "text to score, in bytes: whole documents in order until this is reached", gt=0)
     context: int | None = option(None, "tokens the model sees at once; None: all it was built for", gt=1)
     window_context: float = option(
         0.5, "share of each window that is context already scored (0: each window starts afresh)", ge=0.0, lt=1.0
@@ -32,7 +32,7 @@ class SyntaxConfig(Config):
 class ExpressionsConfig(Config):
     """Instructions answered with one Python expression, graded by running it on hidden inputs."""
 
-    items: int = option(150, "instructions per held-out split (compositions, phrasings)", gt=0)
+    items: int = option(100, "instructions per held-out split (compositions, phrasings)", gt=0, le=500)
     samples: int = option(8, "sampled answers per instruction for pass@8; 0: greedy only", ge=0)
     temperature: float = option(0.8, "of the sampled answers", gt=0.0)
     max_tokens: int = option(48, "longest answer, in tokens", gt=0)

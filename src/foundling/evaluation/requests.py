@@ -15,12 +15,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+Messages = tuple[tuple[str, str], ...]  # (role, content) of each message, put through the chat template
+
 
 @dataclass(frozen=True)
 class Loglikelihood:
     """log p(continuation | context), natural log. An empty context means the beginning of a document."""
 
-    context: str
+    context: str | Messages
     continuation: str
 
 
@@ -33,13 +35,13 @@ class Rolling:
 
 @dataclass(frozen=True)
 class Generate:
-    """Text after a prompt: plain text, or messages as (role, content) pairs put through the chat template.
+    """Text after a prompt: plain text or messages.
 
     `temperature=0` is greedy. The n samples share the prompt's computation and are fixed by `seed`.
     `begins_document` puts the beginning-of-text token before a plain prompt, as in training data.
     """
 
-    prompt: str | tuple[tuple[str, str], ...]
+    prompt: str | Messages
     max_tokens: int = 64
     stop: tuple[str, ...] = ()
     temperature: float = 0.0

@@ -1,0 +1,52 @@
+"""Jinja templates and expressions over the fields of a row, with mistakes named by file and line."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Any
+
+from jinja2 import StrictUndefined, TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from foundling.core.errors import FoundlingError
+from foundling.evaluation.rows import Row
+
+
+def render(template: str, row: Row) -> str:
+    """A Jinja template over a row's fields. Raises FoundlingError naming the row and the missing column."""
+    try:
+        return _template(template).render(**row.fields, row=row.fields)
+    except (TemplateError, TypeError, ValueError, KeyError, IndexError) as error:
+        raise FoundlingError(f"{row.where}: the template {_short(template)} fails", str(error)) from None
+
+
+def evaluate(expression: str, row: Row) -> Any:
+    """A Jinja expression over a row's fields, as a Python value. Raises FoundlingError like `render`."""
+    try:
+        value = _expression(expression)(**row.fields, row=row.fields)
+        if isinstance(value, StrictUndefined):
+            str(value)  # raises, naming the column
+        return value
+    except (TemplateError, TypeError, ValueError, KeyError, IndexError) as error:
+        raise FoundlingError(f"{row.where}: the expression {_short(expression)} fails", str(error)) from None
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
+    environment.filters["regex_replace"] = lambda text, pattern, new: re.sub(pattern, new, text)
+    return environment
+
+
+@lru_cache(maxsize=256)
+def _template(source: str) -> Any:
+    return _environment().from_string(source)
+
+
+@lru_cache(maxsize=256)
+def _expression(source: str) -> Any:
+    return _environment().compile_expression(source, undefined_to_none=False)
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:57] + "...")
