@@ -75,6 +75,7 @@ class ModelConfig(Config):
     dim: int = option(help="width of the residual stream", gt=0)
     blocks: tuple[BlockConfig, ...] = option(help="the stack, first to last", min_length=1)
     norm: NormConfig = option(NormConfig(), "the norms of the residual stream")
+    embedding_norm: NormConfig | None = option(None, "norm of the embeddings, before the first block (RWKV, BERT)")
     tie_embeddings: bool = option(False, "the head uses the embedding's matrix")
     max_positions: int = option(2048, "longest sequence the model is made for", gt=0)
     bos_token_id: int | None = option(None, "first token of a sequence")

@@ -39,6 +39,7 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.dim)
+        self.embedding_norm = Norm(config.dim, config.embedding_norm) if config.embedding_norm else None
         self.blocks = nn.ModuleList(Block(block, config.dim, config.norm) for block in config.blocks)
         self.norm = Norm(config.dim, config.norm)
         self.output = None if config.tie_embeddings else nn.Linear(config.dim, config.vocab_size, bias=False)
@@ -52,6 +53,8 @@ class LanguageModel(nn.Module):
         """
         ctx = ctx or Context.full(tokens.shape[0], tokens.shape[1], tokens.device)
         x = self.embedding(tokens)
+        if self.embedding_norm is not None:
+            x = self.embedding_norm(x)
         for i, block in enumerate(self.blocks):
             x = block(x, ctx, None if state is None else state[i])
         out: Tensor = self.norm(x)
