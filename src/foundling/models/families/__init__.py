@@ -16,7 +16,14 @@ if TYPE_CHECKING:
     from foundling.models.families.fields import Fields
     from foundling.models.tensor_rules import Rule
 
-FAMILIES = {"llama": "llama", "qwen3": "qwen3"}  # model_type -> module of this package
+FAMILIES = {  # model_type -> module of this package
+    "foundling": "foundling",
+    "llama": "llama",
+    "mamba": "mamba",
+    "mamba2": "mamba2",
+    "qwen3": "qwen3",
+    "rwkv": "rwkv",
+}
 
 
 class Family(Protocol):
