@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from foundling.models.config import AttentionConfig, MLPConfig, ModelConfig, NormConfig
+from foundling.models.layers.recurrent_cost import COSTS as RECURRENT_COSTS
 
 FP32_BYTES = 4
 
@@ -61,7 +62,12 @@ def _mlp(config: MLPConfig, dim: int) -> PartCost:
     return PartCost(weights + bias, weights + bias, weights, activations=activations)
 
 
+def _recurrent(config: Any, dim: int) -> PartCost:
+    return PartCost(**RECURRENT_COSTS[config.kind](config, dim))
+
+
 PARTS: dict[str, Callable[[Any, int], PartCost]] = {"attention": _attention, "mlp": _mlp}
+PARTS |= dict.fromkeys(RECURRENT_COSTS, _recurrent)
 
 
 def parts(config: ModelConfig) -> list[PartCost]:
@@ -75,6 +81,7 @@ def n_parameters(config: ModelConfig, *, active: bool = False, embeddings: bool 
     blocks = sum(part.active if active else part.parameters for part in parts(config))
     n_norms = sum(2 if block.ffn else 1 for block in config.blocks) + 1
     total = blocks + n_norms * norm_parameters(config.norm, config.dim)
+    total += norm_parameters(config.embedding_norm, config.dim) if config.embedding_norm else 0
     tables = 1 if config.tie_embeddings else 2
     return total + (tables * config.vocab_size * config.dim if embeddings else 0)
 
