@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import model_validator
+
 from foundling.core.config import option
 from foundling.training.config import ScheduleName, TrainingConfig
 
 EXPRESSIONS = "expressions"
 Policy = Literal["refuse", "skip", "truncate"]
+PreferenceMethod = Literal["dpo", "cdpo", "robust", "ipo", "hinge", "simpo", "orpo", "kto"]
 
 
 class SFTConfig(TrainingConfig):
@@ -51,3 +54,41 @@ class ReinforceConfig(TrainingConfig):
     matrix_learning_rate: float = option(2e-3, "peak rate of Muon, for the matrices of the blocks", gt=0, le=10)
     schedule: ScheduleName = option("constant", "shape of the learning rate over the steps")
     warmup: float = option(0.1, "part of the steps in which the rate rises from zero", ge=0, lt=1)
+
+
+class PreferConfig(TrainingConfig):
+    """The stage `prefer`: learn from pairs of a better and a worse answer, or (kto) from answers judged one by one."""
+
+    data: tuple[str, ...] = option(
+        (EXPRESSIONS,),
+        "rows {prompt, chosen, rejected} or {prompt, completion, label} (.jsonl, .parquet), or the task `expressions`: "
+        "the model's own answers, graded",
+        min_length=1,
+    )
+    method: PreferenceMethod = option("dpo", "which loss: see post_training/preference.py")
+    beta: float = option(0.1, "how strongly the model is held to its reference (simpo: the scale of the margin)", gt=0)
+    flipped: float = option(0.1, "cdpo, robust: the share of labels expected to be wrong", ge=0, lt=0.5)
+    gamma: float = option(0.5, "simpo: the margin to reach", ge=0)
+    sft_weight: float = option(0.0, "weight of the chosen answer's cross entropy a token; orpo needs 1", ge=0)
+    desirable_weight: float = option(1.0, "kto: weight of the good answers", gt=0)
+    undesirable_weight: float = option(1.0, "kto: weight of the bad answers", gt=0)
+    examples: int = option(1500, "prompts to answer, for a task", ge=1)
+    samples: int = option(8, "answers sampled for each prompt of a task", ge=2)
+    pairs_per_prompt: int = option(2, "most pairs made of one prompt's answers", ge=1)
+    temperature: float = option(1.0, "of the samples", gt=0)
+    max_tokens: int = option(48, "longest sampled answer in tokens", ge=1)
+    too_long: Policy = option("refuse", "a pair longer than the context: refuse, skip (counted) or truncate")
+    invalid: Literal["refuse", "skip"] = option("refuse", "a row that is no pair: refuse, or skip (counted)")
+    epochs: float = option(1.0, "passes over the pairs", gt=0)
+    steps: int = option(0, "optimizer steps; 0: as many as the epochs take", ge=0)
+    batch_size: int = option(32, "pairs (kto: answers) in one step", ge=1)
+    learning_rate: float = option(1e-4, "peak rate of AdamW: vectors, embeddings, head", gt=0, le=10)
+    matrix_learning_rate: float = option(1e-3, "peak rate of Muon, for the matrices of the blocks", gt=0, le=10)
+    schedule: ScheduleName = option("linear", "shape of the learning rate over the steps")
+    warmup: float = option(0.1, "part of the steps in which the rate rises from zero", ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _orpo_has_no_reference(self) -> PreferConfig:
+        if self.method == "orpo" and self.sft_weight == 0:
+            raise ValueError("orpo without the cross entropy of the chosen answer only forgets: set sft_weight to 1")
+        return self

@@ -32,7 +32,7 @@ class Example:
 def outside(config: Any) -> dict[str, str]:
     """Content hashes of the files that a config's `data` names: part of the artifact's key."""
     paths = [Path(entry).expanduser() for entry in config.data if entry != EXPRESSIONS]
-    return {f"{number}:{path.name}": sha256_file(_existing(path)) for number, path in enumerate(paths)}
+    return {f"{number}:{path.name}": sha256_file(existing_file(path)) for number, path in enumerate(paths)}
 
 
 def read_examples(config: SFTConfig) -> tuple[list[Example], dict[str, int]]:
@@ -47,7 +47,7 @@ def read_examples(config: SFTConfig) -> tuple[list[Example], dict[str, int]]:
         if entry == EXPRESSIONS:
             examples += expression_examples(config.examples, config.seed)
         else:
-            examples += read_file(_existing(Path(entry).expanduser()), config.invalid, skipped)
+            examples += read_file(existing_file(Path(entry).expanduser()), config.invalid, skipped)
     if not examples:
         raise FoundlingError(
             f"there is no example in {', '.join(config.data)}", f"skipped: {dict(skipped) or 'nothing'}"
@@ -65,7 +65,7 @@ def expression_examples(n: int, seed: int) -> list[Example]:
 def read_file(path: Path, invalid: Literal["refuse", "skip"], skipped: Counter[str]) -> list[Example]:
     """The examples of one file. `skipped` counts what was left out, by reason."""
     examples = []
-    for line, row in _rows(path):
+    for line, row in file_rows(path):
         try:
             if isinstance(row, FoundlingError):
                 raise row
@@ -86,18 +86,19 @@ def as_example(row: Any, where: str) -> Example:
     if not isinstance(row, dict):
         raise FoundlingError(f"{where} is not an object", "a row is {messages: [...]} or {prompt, completion}")
     if "messages" in row:
-        return Example(_checked(row["messages"], where), where, tuple(row.get("tools") or ()))
+        return Example(checked_messages(row["messages"], where), where, tuple(row.get("tools") or ()))
     if "prompt" in row and "completion" in row:
         prompt, completion = row["prompt"], row["completion"]
         start = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         end = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
-        return Example(_checked([*start, *end], where), where)
+        return Example(checked_messages([*start, *end], where), where)
     raise FoundlingError(
         f"{where} has the fields {', '.join(row)}", "a row has `messages`, or `prompt` and `completion`"
     )
 
 
-def _checked(messages: Any, where: str) -> tuple[Message, ...]:
+def checked_messages(messages: Any, where: str) -> tuple[Message, ...]:
+    """Messages with known roles, texts and at least one answer. Raises FoundlingError, naming `where`."""
     if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
         raise FoundlingError(f"{where}: `messages` is not a list of objects", "messages are {role, content}")
     for message in messages:
@@ -113,7 +114,8 @@ def _checked(messages: Any, where: str) -> tuple[Message, ...]:
     return tuple(messages)
 
 
-def _rows(path: Path) -> Iterator[tuple[int, Any]]:
+def file_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """(line number, row) of a JSONL or Parquet file; a broken line comes as the FoundlingError that it is."""
     if path.suffix == ".parquet":
         import pyarrow.parquet
 
@@ -134,7 +136,8 @@ def _parsed(line: bytes, path: Path, number: int) -> Any:
         return FoundlingError(f"{path.name}:{number} is not JSON", str(error))
 
 
-def _existing(path: Path) -> Path:
+def existing_file(path: Path) -> Path:
+    """The path, if a file is there. Raises FoundlingError."""
     if not path.is_file():
         raise FoundlingError(f"there is no file {str(path)!r}", "`data` names chat rows, or the task `expressions`")
     return path

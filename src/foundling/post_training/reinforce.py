@@ -143,7 +143,7 @@ def build_reinforced(config: ReinforceConfig, inputs: Inputs, draft: Draft) -> N
     draft.timings |= {"tokens_per_s": summary.tokens_per_s, "mfu": summary.mfu, "training_seconds": summary.seconds}
     card = model_card(
         "Model reinforced on a verifiable task",
-        f"Reinforced with GRPO on {draft.metrics['answers']:,} answers to the task `{config.task}`, graded by running them.",
+        f"Reinforced with GRPO on {draft.metrics['answers']:,} answers to the task `{config.task}`, run to grade them.",
         inputs={port: f"{artifact.kind} `{artifact.key}`" for port, artifact in inputs.items()},
         recipe=json.loads(config.model_dump_json()),
         results={"Training": {"share of answers right, last step": draft.metrics["reward_last_step"]}},

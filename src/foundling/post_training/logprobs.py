@@ -1,0 +1,91 @@
+"""log-probabilities of given tokens, differentiable, without ever holding all logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from foundling.models.context import Context
+from foundling.training.batch import Batch
+from foundling.training.loss import CHUNK_LOGITS, head_parameters
+
+
+def batch_logprobs(model: Any, batch: Batch, temperature: float = 1.0) -> Tensor:
+    """log p(target) at the positions of a batch that its loss mask scores, elsewhere 0: (rows, time) float32.
+
+    Args:
+        temperature: of the distribution, where the tokens were sampled at another one than 1.
+    """
+    ctx = None if batch.segments is None else Context.packed(batch.segments)
+    hidden = model.hidden(batch.tokens, ctx)  # (rows, time, dim)
+    scored = batch.loss_mask.bool()
+    found = chosen_logprobs(hidden[scored], batch.targets[scored], model, temperature)
+    return torch.zeros(batch.tokens.shape, dtype=torch.float32, device=found.device).masked_scatter(scored, found)
+
+
+def chosen_logprobs(hidden: Tensor, targets: Tensor, model: Any, temperature: float = 1.0, chunk: int = 0) -> Tensor:
+    """log p(target) of each position, (n, dim) and (n,) -> (n,) float32.
+
+    The head is applied to `chunk` positions at a time, and once more in the backward pass: its logits are never kept.
+    """
+    parameters = head_parameters(model)
+    size = chunk or max(64, CHUNK_LOGITS // parameters[0].shape[0])
+    found: Tensor = _ChosenLogprobs.apply(hidden, targets, model.head, temperature, size, *parameters)
+    return found
+
+
+def sums_by_segment(logprobs: Tensor, segments: Tensor, count: int) -> Tensor:
+    """Sums over each sequence packed in a row: (rows, time) and its segment numbers -> (rows, count).
+
+    Positions of segment -1 (padding) must hold zeros.
+    """
+    sums = logprobs.new_zeros(logprobs.shape[0], count)
+    return sums.scatter_add(1, segments.clamp(min=0), logprobs)
+
+
+class _ChosenLogprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        hidden: Tensor,
+        targets: Tensor,
+        head: Callable[[Tensor], Tensor],
+        temperature: float,
+        size: int,
+        *parameters: Tensor,
+    ) -> Tensor:
+        ctx.save_for_backward(hidden, targets, *parameters)
+        ctx.head, ctx.temperature, ctx.size = head, temperature, size
+        if not len(targets):
+            return hidden.new_zeros(0, dtype=torch.float32)
+        parts = zip(hidden.split(size), targets.split(size), strict=True)
+        return torch.cat([_log_softmax(head(h), temperature).gather(-1, t[:, None])[:, 0] for h, t in parts])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        hidden, targets, *parameters = ctx.saved_tensors
+        wanted = [p for p in parameters if p.requires_grad]
+        sums = [torch.zeros_like(p, dtype=torch.float32) for p in wanted]
+        grad_hidden = torch.empty_like(hidden)
+        for start in range(0, len(targets), ctx.size):
+            part = slice(start, start + ctx.size)
+            with torch.enable_grad():
+                leaf = hidden[part].detach().requires_grad_()
+                logits = ctx.head(leaf)
+            # d log p(t) / d logits = (one-hot(t) − softmax(logits)) / temperature
+            delta = _log_softmax(logits.detach(), ctx.temperature).exp_().neg_()
+            delta.scatter_add_(-1, targets[part, None], torch.ones_like(delta[:, :1]))
+            delta *= (grad[part] / ctx.temperature)[:, None]
+            grad_hidden[part], *grads = torch.autograd.grad(logits, [leaf, *wanted], delta.to(logits.dtype))
+            for total, one in zip(sums, grads, strict=True):
+                total += one
+        remaining = iter(sums)
+        grads_out = [next(remaining).to(p.dtype) if p.requires_grad else None for p in parameters]
+        return grad_hidden, None, None, None, None, *grads_out
+
+
+def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
+    return torch.log_softmax(logits.float() / temperature, -1) if temperature != 1 else logits.float().log_softmax(-1)

@@ -1,0 +1,137 @@
+"""Preference rows at the door: a prompt with a better and a worse answer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from foundling.core.errors import FoundlingError
+from foundling.post_training.data import Message, checked_messages, existing_file, file_rows
+from foundling.post_training.packing import Encoded
+from foundling.tokenization.chat import render
+from foundling.tokenization.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A prompt and two answers, each a list of messages; `source` is "file:line" or the id of a task's item."""
+
+    prompt: tuple[Message, ...]
+    chosen: tuple[Message, ...]
+    rejected: tuple[Message, ...]
+    source: str
+
+
+@dataclass(frozen=True)
+class EncodedPair:
+    """Both conversations as tokens, with the answers' tokens masked in."""
+
+    chosen: Encoded
+    rejected: Encoded
+
+    @property
+    def tokens(self) -> int:
+        """Inputs that both take together."""
+        return len(self.chosen.ids) + len(self.rejected.ids) - 2
+
+
+def read_pairs(data: Sequence[str], invalid: Literal["refuse", "skip"], skipped: Counter[str]) -> list[Pair]:
+    """All pairs of some files, in order; `skipped` counts rows left out, by reason.
+
+    Raises:
+        FoundlingError: a missing file, or a row that is no pair where `invalid` is "refuse", by file and line.
+    """
+    pairs = []
+    for entry in data:
+        path = existing_file(Path(entry).expanduser())
+        for line, row in file_rows(path):
+            try:
+                if isinstance(row, FoundlingError):
+                    raise row
+                pairs.append(as_pair(row, f"{path.name}:{line}"))
+            except FoundlingError as error:
+                if invalid == "refuse":
+                    raise
+                skipped[error.why or error.what] += 1
+    return pairs
+
+
+def as_pair(row: Any, where: str) -> Pair:
+    """A row {prompt, chosen, rejected}: lists of messages, or texts. Without `prompt`, what both begin with is it.
+
+    Raises:
+        FoundlingError: naming `where` and what is wrong.
+    """
+    if not isinstance(row, dict) or "chosen" not in row or "rejected" not in row:
+        fields = ", ".join(row) if isinstance(row, dict) else type(row).__name__
+        raise FoundlingError(f"{where} has {fields}", "a row has `prompt`, `chosen` and `rejected`")
+    chosen, rejected = _messages(row["chosen"], "assistant"), _messages(row["rejected"], "assistant")
+    prompt = _messages(row["prompt"], "user") if row.get("prompt") else _shared(chosen, rejected)
+    if not row.get("prompt"):
+        chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
+    if not prompt or not chosen or not rejected:
+        raise FoundlingError(f"{where}: the prompt or an answer is missing", "a prompt or an answer is missing")
+    if chosen == rejected:
+        raise FoundlingError(f"{where}: chosen and rejected are the same", "chosen and rejected are the same")
+    for answer in (chosen, rejected):
+        checked_messages([*prompt, *answer], where)
+    return Pair(tuple(prompt), tuple(chosen), tuple(rejected), where)
+
+
+def encode_pairs(
+    pairs: Sequence[Pair], tokenizer: Tokenizer, context: int, too_long: str, counts: Counter[str]
+) -> list[EncodedPair]:
+    """Pairs as tokens. The loss is on what follows the prompt; `counts` says how many were left out or cut.
+
+    Raises:
+        FoundlingError: a pair has more than `context` tokens and `too_long` is "refuse".
+    """
+    encoded = []
+    for pair in pairs:
+        made = EncodedPair(*(_encode(tokenizer, pair, answer) for answer in (pair.chosen, pair.rejected)))
+        if made.tokens > context:
+            if too_long == "refuse":
+                what = f"{pair.source}: both answers with their prompts have {made.tokens} tokens, more than {context}"
+                raise FoundlingError(what, fix="Set a larger context, or too_long to 'skip' or 'truncate'")
+            counts[f"longer than the context: {too_long}"] += 1
+            made = EncodedPair(_cut(made.chosen, context // 2), _cut(made.rejected, context // 2))
+            if too_long == "skip" or not (any(made.chosen.mask[1:]) and any(made.rejected.mask[1:])):
+                continue
+        encoded.append(made)
+    return encoded
+
+
+def _encode(tokenizer: Tokenizer, pair: Pair, answer: tuple[Message, ...]) -> Encoded:
+    whole = render(tokenizer, [*pair.prompt, *answer])
+    prompt = render(tokenizer, pair.prompt, add_generation_prompt=True)
+    start = len(prompt.ids)
+    if whole.ids[:start] != prompt.ids:
+        raise FoundlingError(
+            f"{pair.source}: the chat template writes the prompt in another way once an answer follows",
+            "the template is not prefix stable",
+        )
+    mask = [answered and index >= start for index, answered in enumerate(whole.loss_mask)]
+    return Encoded(whole.ids, mask, pair.source)
+
+
+def _cut(encoded: Encoded, tokens: int) -> Encoded:
+    return Encoded(encoded.ids[: tokens + 1], encoded.mask[: tokens + 1], encoded.source)
+
+
+def _messages(value: Any, role: str) -> list[Message]:
+    if isinstance(value, str):
+        return [{"role": role, "content": value}] if value.strip() else []
+    return list(value) if isinstance(value, list) else []
+
+
+def _shared(chosen: list[Message], rejected: list[Message]) -> list[Message]:
+    """The messages that both conversations begin with."""
+    shared = []
+    for a, b in zip(chosen, rejected, strict=False):
+        if a != b:
+            break
+        shared.append(a)
+    return shared

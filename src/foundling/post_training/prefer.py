@@ -1,0 +1,135 @@
+"""The stage `prefer`: from pairs of answers, given or graded from its own, to a model that prefers the better."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import torch
+
+from foundling.core.artifacts import Draft
+from foundling.core.errors import FoundlingError
+from foundling.core.stages import Inputs
+from foundling.models.checkpoint import load_module
+from foundling.models.language_model import LanguageModel
+from foundling.post_training.config import EXPRESSIONS, PreferConfig
+from foundling.post_training.own_samples import graded_pairs, sample_answers, training_items
+from foundling.post_training.pairs import EncodedPair, Pair, encode_pairs, read_pairs
+from foundling.post_training.preferring import (
+    REFERENCE_FREE,
+    KahnemanTversky,
+    PreferenceOptimization,
+    mismatched,
+    reference_logprobs,
+)
+from foundling.tokenization.tokenizer import Tokenizer
+from foundling.training.model_card import model_card
+from foundling.training.objective import Objective
+from foundling.training.pretrain import LOG, write_model
+from foundling.training.trainer import Trainer
+
+PAIRS = "preferences.jsonl"
+
+
+def build_preferred(config: PreferConfig, inputs: Inputs, draft: Draft) -> None:
+    """Tune the base model on preferences and write it as a Hugging Face directory.
+
+    Raises:
+        FoundlingError: rows that are no pairs, a task on which every answer is right or every one wrong, no pair left.
+    """
+    base = inputs["base"]
+    tokenizer = Tokenizer.load(base.path)
+    module = load_module(base.path)
+    counts: Counter[str] = Counter()
+    pairs = _pairs(config, module, tokenizer, draft, counts)
+    encoded = encode_pairs(pairs, tokenizer, config.context, config.too_long, counts)
+    if not encoded:
+        raise FoundlingError("there is no pair to learn from", f"left out: {dict(counts) or 'nothing'}")
+    examples = 2 * len(encoded) if config.method == "kto" else len(encoded)
+    steps = config.steps or max(1, round(examples * config.epochs / config.batch_size))
+    resolved = config.model_copy(update={"steps": steps})
+    objective = _objective(resolved, module, encoded, tokenizer, draft)
+    log = draft.scratch / LOG
+    trainer = Trainer(
+        module,
+        objective,
+        resolved,
+        draft.scratch,
+        log=log,
+        data=f"{base.key} {draft.key}",
+        flops_per_token=module.config.flops_per_token(config.context, training=True),
+        title="prefer",
+    )
+    summary = trainer.fit()
+    draft.seeds["prefer"] = config.seed
+    draft.metrics |= {
+        "pairs": len(encoded),
+        "skipped": dict(counts),
+        "steps": summary.steps,
+        "tokens": summary.tokens,
+        "training_flops": summary.tokens * module.config.flops_per_token(config.context, training=True),
+        "training_loss": summary.loss,
+        **summary.metrics,
+    }
+    draft.timings |= {"tokens_per_s": summary.tokens_per_s, "mfu": summary.mfu, "training_seconds": summary.seconds}
+    _write_pairs(pairs, draft)
+    write_model(module, base.path, draft, log, card=_card(resolved, draft, inputs))
+
+
+def _pairs(
+    config: PreferConfig, module: LanguageModel, tokenizer: Tokenizer, draft: Draft, counts: Counter[str]
+) -> list[Pair]:
+    """The pairs of the files, then those of the model's own answers."""
+    pairs = read_pairs([entry for entry in config.data if entry != EXPRESSIONS], config.invalid, counts)
+    if EXPRESSIONS not in config.data:
+        return pairs
+    items = training_items(config.examples, config.seed, "prefer")
+    graded = sample_answers(
+        module, tokenizer, items, config.samples, config.temperature, config.max_tokens, config.seed,
+        draft.scratch / "answers.jsonl",
+    )  # fmt: skip
+    own = graded_pairs(graded, config.pairs_per_prompt, config.seed)
+    share = sum(answer.passed for answer in graded) / len(graded)
+    draft.metrics |= {"answers": len(graded), "answers_right": share}
+    if not own:
+        what = f"{share:.0%} of the model's own answers are right: no prompt has both a right and a wrong one"
+        raise FoundlingError(what, fix="Sample more answers, or raise the temperature")
+    return pairs + own
+
+
+def _objective(
+    config: PreferConfig, module: LanguageModel, encoded: Sequence[EncodedPair], tokenizer: Tokenizer, draft: Draft
+) -> Objective:
+    saved = draft.scratch / "reference.safetensors"
+    pad = tokenizer.pad_id
+    if config.method == "kto":
+        answers = [(one, one.mask.index(True)) for pair in encoded for one in (pair.chosen, pair.rejected)]
+        groups = mismatched(answers)
+        reference = reference_logprobs(module, groups, config, pad, saved)
+        desirable = torch.tensor([True, False]).repeat(len(encoded))
+        return KahnemanTversky(groups, desirable, reference, config, pad)
+    pairs = [(pair.chosen, pair.rejected) for pair in encoded]
+    if config.method in REFERENCE_FREE:
+        return PreferenceOptimization(pairs, torch.zeros(len(pairs), 2), config, pad)
+    return PreferenceOptimization(pairs, reference_logprobs(module, pairs, config, pad, saved), config, pad)
+
+
+def _write_pairs(pairs: Sequence[Pair], draft: Draft) -> None:
+    """What the model learned from, to be looked at."""
+    with (draft.path / PAIRS).open("w", encoding="utf-8") as file:
+        for pair in pairs:
+            file.write(json.dumps(asdict(pair), ensure_ascii=False) + "\n")
+
+
+def _card(config: PreferConfig, draft: Draft, inputs: Inputs) -> str:
+    metrics = draft.metrics
+    return model_card(
+        "Preference-tuned language model",
+        f"Tuned with {config.method.upper()} on {metrics['pairs']:,} pairs of answers, listed in `{PAIRS}`.",
+        inputs={port: f"{artifact.kind} `{artifact.key}`" for port, artifact in inputs.items()},
+        recipe=json.loads(config.model_dump_json()),
+        results={"Training": {"loss, last steps": metrics["training_loss"]}},
+        limits=("It has learned what these pairs prefer; what it says elsewhere may have become worse.",),
+    )
