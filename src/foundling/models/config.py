@@ -13,6 +13,7 @@ from pydantic import Field
 
 from foundling.core.config import Config, option
 from foundling.models.layers.recurrent_config import RecurrentMixerConfig
+from foundling.models.layers.rope_config import RopeConfig
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
 
@@ -26,10 +27,11 @@ class NormConfig(Config):
     unit_offset: bool = option(False, "the stored weight is the scale minus one (Gemma)")
 
 
-class RopeConfig(Config):
-    """Rotary position embedding (Su et al. 2021, arXiv:2104.09864)."""
+class RelativeBiasConfig(Config):
+    """T5's learned bias per head and bucket of distance (Raffel et al. 2020, arXiv:1910.10683), shared by a stack."""
 
-    theta: float = option(10000.0, "base of the wavelengths", gt=0)
+    buckets: int = option(32, "number of buckets", gt=1)
+    max_distance: int = option(128, "distances from here on share a bucket", gt=1)
 
 
 class AttentionConfig(Config):
@@ -40,10 +42,32 @@ class AttentionConfig(Config):
     n_kv_heads: int = option(help="key/value heads, a divisor of n_heads", gt=0)
     head_dim: int = option(help="width of one head", gt=0)
     rope: RopeConfig | None = option(None, "rotary positions; null for none")
-    qk_norm: NormConfig | None = option(None, "norm of each query and key head before RoPE (Qwen3)")
+    qk_norm: NormConfig | None = option(None, "norm of queries and keys before RoPE")
+    qk_norm_over: Literal["head", "all"] = option("head", "each head by itself (Qwen3) or all heads together (OLMo 2)")
     qkv_bias: bool = option(False, "biases on the query, key and value projections")
     out_bias: bool = option(False, "bias on the output projection")
-    window: int | None = option(None, "attend to this many latest tokens only, itself included")
+    window: int | None = option(None, "see tokens less than this far away only")
+    causal: bool = option(True, "tokens see only what precedes them")
+    alibi: bool = option(False, "linear biases by distance (Press et al. 2021, arXiv:2108.12409)")
+    relative_bias: bool = option(False, "add the stack's relative position bias (T5)")
+    scale: float | None = option(None, "of the logits; null for 1 / sqrt(head_dim)")
+    softcap: float | None = option(None, "cap of the logits: cap * tanh(logits / cap) (Gemma 2)")
+    clip_qkv: float | None = option(None, "clamp queries, keys and values to plus or minus this (OLMoE)")
+
+
+class MLAConfig(Config):
+    """Multi-head latent attention: keys and values expand from one small cached vector (arXiv:2405.04434)."""
+
+    kind: Literal["mla"] = "mla"
+    n_heads: int = option(help="heads", gt=0)
+    q_rank: int | None = option(None, "width of the queries' latent; null projects directly")
+    kv_rank: int = option(help="width of the latent that keys and values expand from", gt=0)
+    nope_dim: int = option(help="width of a head's part without positions", gt=0)
+    rope_dim: int = option(help="width of a head's rotated part, shared by all keys", gt=0)
+    v_dim: int = option(help="width of a head's values", gt=0)
+    rope: RopeConfig = option(RopeConfig(), "rotary positions of the rotated part")
+    bias: bool = option(False, "biases on the down and output projections")
+    scale: float | None = option(None, "of the logits; null for 1 / sqrt(nope_dim + rope_dim)")
 
 
 class MLPConfig(Config):
@@ -56,15 +80,73 @@ class MLPConfig(Config):
     bias: bool = option(False, "biases on all projections")
 
 
-MixerConfig = Annotated[AttentionConfig | RecurrentMixerConfig, Field(discriminator="kind")]
-FeedForwardConfig = MLPConfig
+class MoEConfig(Config):
+    """Mixture of experts: each token uses its `top_k` of `n_experts` gated feed-forwards (arXiv:1701.06538)."""
+
+    kind: Literal["moe"] = "moe"
+    n_experts: int = option(help="routed experts", gt=0)
+    top_k: int = option(help="experts per token", gt=0)
+    hidden: int = option(help="inner width of one expert", gt=0)
+    shared_hidden: int | None = option(None, "inner width of the expert that every token uses; null for none")
+    activation: Activation = option("silu", "nonlinearity")
+    scores: Literal["softmax", "sigmoid"] = option("softmax", "how router logits become weights")
+    normalize: bool = option(False, "weights of the chosen experts sum to one")
+    scale: float = option(1.0, "of the routed experts' sum")
+    n_groups: int | None = option(None, "experts form this many groups, chosen first (DeepSeek)")
+    top_groups: int | None = option(None, "groups per token")
+    correction_bias: bool = option(False, "balance by a bias on the choice instead of a loss (arXiv:2408.15664)")
+    capacity_factor: float | None = option(None, "experts take at most this times their even share; null: all tokens")
+    balance_weight: float = option(0.0, "weight of the load-balancing loss (arXiv:2101.03961)", ge=0)
+    z_weight: float = option(0.0, "weight of the router z-loss (arXiv:2202.08906)", ge=0)
+
+
+MixerConfig = Annotated[AttentionConfig | MLAConfig | RecurrentMixerConfig, Field(discriminator="kind")]
+FeedForwardConfig = Annotated[MLPConfig | MoEConfig, Field(discriminator="kind")]
 
 
 class BlockConfig(Config):
-    """One residual block: x + mixer(norm(x)), then x + ffn(norm(x))."""
+    """One residual block: x + mixer(norm(x)), then x + ffn(norm(x)); see `norms` for other places of the norm."""
 
     mixer: MixerConfig
+    cross: AttentionConfig | None = option(None, "attention to the encoder's output, between the two")
     ffn: FeedForwardConfig | None = option(None, "feed-forward; null for none")
+    norms: Literal["pre", "post", "sandwich", "after"] = option(
+        "pre", "pre: x + f(norm(x)); post: x + norm(f(x)); sandwich: x + norm(f(norm(x))); after: norm(x + f(x))"
+    )
+    parallel: bool = option(False, "x + mixer(norm(x)) + ffn(norm(x)) (GPT-NeoX)")
+    mixer_norm: bool = option(True, "norm the mixer's input (ModernBERT's first block does not)")
+
+
+class EmbeddingConfig(Config):
+    """What is added to, or done with, the token embeddings."""
+
+    positions: Literal["none", "learned", "sinusoidal"] = option("none", "absolute positions, added")
+    position_offset: int = option(0, "position 0 is this row of the table (RoBERTa)", ge=0)
+    token_types: int = option(0, "kinds of segments that have an embedding (BERT)", ge=0)
+    norm: bool = option(False, "norm the sum")
+    scale: float = option(1.0, "factor on the token embeddings (Gemma)")
+
+
+class HeadConfig(Config):
+    """What turns hidden states into outputs."""
+
+    kind: Literal["lm", "mlm", "labels", "none"] = option(
+        "lm", "lm: logits; mlm: a dense layer, a norm, then logits (BERT); labels: scores; none: hidden states only"
+    )
+    n_labels: int = option(0, "scores per token, for labels", ge=0)
+    bias: bool = option(False, "bias on the logits")
+    scale: float = option(1.0, "factor on the hidden states (T5)")
+    softcap: float | None = option(None, "cap of the logits (Gemma 2)")
+    activation: Activation = option("gelu", "of mlm's dense layer")
+    dense_bias: bool = option(True, "bias of mlm's dense layer")
+    pooler: bool = option(False, "a dense layer with tanh over the first token (BERT)")
+
+
+class EncoderConfig(Config):
+    """The encoder of an encoder-decoder; it shares the decoder's embedding, width and kind of norm."""
+
+    blocks: tuple[BlockConfig, ...] = option(help="the stack, first to last", min_length=1)
+    relative_bias: RelativeBiasConfig | None = option(None, "relative position bias of the stack")
 
 
 class ModelConfig(Config):
@@ -75,6 +157,11 @@ class ModelConfig(Config):
     dim: int = option(help="width of the residual stream", gt=0)
     blocks: tuple[BlockConfig, ...] = option(help="the stack, first to last", min_length=1)
     norm: NormConfig = option(NormConfig(), "the norms of the residual stream")
+    final_norm: bool = option(True, "norm the last hidden state")
+    embedding: EmbeddingConfig = option(EmbeddingConfig(), "positions and the like at the input")
+    head: HeadConfig = option(HeadConfig(), "the output")
+    encoder: EncoderConfig | None = option(None, "encoder of an encoder-decoder")
+    relative_bias: RelativeBiasConfig | None = option(None, "relative position bias of the (decoder) stack")
     embedding_norm: NormConfig | None = option(None, "norm of the embeddings, before the first block (RWKV, BERT)")
     tie_embeddings: bool = option(False, "the head uses the embedding's matrix")
     max_positions: int = option(2048, "longest sequence the model is made for", gt=0)
@@ -86,6 +173,17 @@ class ModelConfig(Config):
     def norm_eps(self) -> float:
         """The epsilon of the residual stream's norms."""
         return self.norm.eps
+
+    @property
+    def causal(self) -> bool:
+        """Whether the stack can be decoded token by token."""
+        return all(not isinstance(block.mixer, AttentionConfig) or block.mixer.causal for block in self.blocks)
+
+    @property
+    def llama_shaped(self) -> bool:
+        """Whether there is nothing in it that Llama, Mistral, Qwen2 or Qwen3 lack: what a fused decoder may rely on."""
+        plain = (self.embedding, self.head, self.final_norm) == (EmbeddingConfig(), HeadConfig(), True)
+        return plain and self.encoder is None and all(map(_llama_shaped, self.blocks))
 
     @property
     def n_layers(self) -> int:
@@ -120,3 +218,13 @@ class ModelConfig(Config):
 def uniform_blocks(n_layers: int, mixer: MixerConfig, ffn: FeedForwardConfig | None) -> tuple[BlockConfig, ...]:
     """The same block `n_layers` times."""
     return (BlockConfig(mixer=mixer, ffn=ffn),) * n_layers
+
+
+def _llama_shaped(block: BlockConfig) -> bool:
+    mixer, ffn = block.mixer, block.ffn
+    if not isinstance(mixer, AttentionConfig) or not isinstance(ffn, MLPConfig):
+        return False
+    kept = {"n_heads", "n_kv_heads", "head_dim", "rope", "qk_norm", "qkv_bias", "out_bias", "window"}
+    same = AttentionConfig(**{name: getattr(mixer, name) for name in kept})
+    rotated = mixer.rope is None or (mixer.rope.fraction == 1.0 and not mixer.rope.interleaved)
+    return rotated and block == BlockConfig(mixer=same, ffn=ffn)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from foundling.models.routing import Routing
 
 T = TypeVar("T")
 
@@ -27,6 +30,19 @@ class CacheView:
 
 
 @dataclass
+class Encoded:
+    """The encoder's output, kept for all the decoder's steps; cross attention keeps its keys and values here."""
+
+    hidden: Tensor  # (rows, encoder time, dim)
+    segments: Tensor | None = None  # (rows, encoder time): which are for whom, -1 for padding; None: all for all
+    _made: dict[Hashable, Any] = field(default_factory=dict, repr=False)
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """`make()`, computed at the first call for `key` and then kept."""
+        return _once(self._made, key, make)
+
+
+@dataclass
 class Context:
     """Positions, segments and cache of one forward pass. Make a new one for each pass: it remembers masks and tables.
 
@@ -36,6 +52,11 @@ class Context:
     positions: Tensor  # (rows, time) int64 position of each token in its own sequence
     segments: Tensor | None = None  # (rows, time) int64, or None
     cache: CacheView | None = None
+    prefix: Tensor | None = None  # (rows,) int64: this many leading tokens see each other both ways (prefix LM)
+    token_types: Tensor | None = None  # (rows, time) int64 kind of each token (BERT's segments); None: all 0
+    encoded: Encoded | None = None  # for decoders that attend to an encoder
+    relative_bias: Callable[[Tensor, Tensor], Tensor] | None = None  # set by a stack that has one
+    routing: list[Routing] = field(default_factory=list)  # filled by the mixture-of-experts layers, first to last
     _made: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -54,7 +75,11 @@ class Context:
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """`make()`, computed at the first call for `key` in this pass and then shared by all layers."""
-        if key not in self._made:
-            self._made[key] = make()
-        value: T = self._made[key]
-        return value
+        return _once(self._made, key, make)
+
+
+def _once(made: dict[Hashable, Any], key: Hashable, make: Callable[[], T]) -> T:
+    if key not in made:
+        made[key] = make()
+    value: T = made[key]
+    return value

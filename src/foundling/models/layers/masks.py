@@ -1,43 +1,95 @@
-"""Which key each query may see, as an additive bias: built once per pass and shared by the layers."""
+"""Which key each query may see, and with what bias, as one additive term: built once per pass, shared by the layers."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from foundling.models.context import Context
+from foundling.models.config import AttentionConfig
+from foundling.models.context import Context, Encoded
 
 
-def self_mask(ctx: Context, window: int | None, dtype: torch.dtype) -> Tensor | None:
-    """Causal bias (rows or 1, 1, time, time) within segments, or None when plain causal attention says it all."""
+def self_mask(config: AttentionConfig, ctx: Context, dtype: torch.dtype) -> Tensor | None:
+    """Bias (rows or 1, heads or 1, time, time) of uncached attention, or None if `causal` alone says it all."""
     time = ctx.positions.shape[1]
-    if ctx.segments is None and (window is None or window >= time):
+    windowed = config.window is not None and config.window < time
+    biased = config.alibi or config.relative_bias
+    if ctx.segments is None and ctx.prefix is None and not windowed and not biased:
         return None
 
     def make() -> Tensor:
         index = torch.arange(time, device=ctx.positions.device)
-        visible = _in_window(index[:, None], index[None, :], window)[None, None]
+        query, key = index[:, None], index[None, :]
+        visible = _visible(config, ctx, query, key)
         if ctx.segments is not None:
             visible = visible & (ctx.segments[:, None, :, None] == ctx.segments[:, None, None, :])
-        return _bias(visible, dtype)
+        return _bias(config, ctx, visible, query, key, dtype)
 
-    return ctx.once(("self_mask", window, dtype), make)
+    return ctx.once(("self_mask", *_kind(config), dtype), make)
 
 
-def cached_mask(ctx: Context, n_keys: int, window: int | None, dtype: torch.dtype) -> Tensor:
-    """Bias (rows, 1, time, n_keys) over cached keys in position order: key j is visible to a query at position >= j."""
+def cached_mask(config: AttentionConfig, ctx: Context, n_keys: int, dtype: torch.dtype) -> Tensor:
+    """Bias (rows, heads or 1, time, n_keys) over cached keys, which lie in position order."""
 
     def make() -> Tensor:
-        keys = torch.arange(n_keys, device=ctx.positions.device)
-        return _bias(_in_window(ctx.positions[:, None, :, None], keys, window), dtype)
+        key = torch.arange(n_keys, device=ctx.positions.device)
+        query = ctx.positions[:, None, :, None]
+        return _bias(config, ctx, _visible(config, ctx, query, key), query, key, dtype)
 
-    return ctx.once(("cached_mask", n_keys, window, dtype), make)
-
-
-def _in_window(query: Tensor, key: Tensor, window: int | None) -> Tensor:
-    visible = key <= query
-    return visible if window is None else visible & (key > query - window)
+    return ctx.once(("cached_mask", n_keys, *_kind(config), dtype), make)
 
 
-def _bias(visible: Tensor, dtype: torch.dtype) -> Tensor:
+def cross_mask(ctx: Context, encoded: Encoded, dtype: torch.dtype) -> Tensor | None:
+    """Bias (rows, 1, time, encoder time): a token sees the encoder's tokens of its own segment."""
+    theirs = encoded.segments
+    if theirs is None:
+        return None
+
+    def make() -> Tensor:
+        if ctx.segments is None:
+            visible = (theirs != -1)[:, None, None, :].expand(-1, -1, ctx.positions.shape[1], -1)
+        else:  # padding sees everything: a row without keys would be NaN
+            ours = ctx.segments[:, None, :, None]
+            visible = (ours == theirs[:, None, None, :]) | (ours == -1)
+        return _blocked(visible, dtype)
+
+    return ctx.once(("cross_mask", dtype), make)
+
+
+def alibi_slopes(n_heads: int) -> list[float]:
+    """ALiBi's slope of each head: 2^(-8 i / n), with the paper's rule for head counts that are no power of two."""
+    power = 1 << (n_heads.bit_length() - 1)
+    slopes = [2 ** (-8 * (i + 1) / power) for i in range(power)]
+    extra = [2 ** (-4 * (i + 1) / power) for i in range(0, 2 * (n_heads - power), 2)]
+    return slopes + extra
+
+
+def _kind(config: AttentionConfig) -> tuple[object, ...]:
+    return config.causal, config.window, config.n_heads if config.alibi else None, config.relative_bias
+
+
+def _visible(config: AttentionConfig, ctx: Context, query: Tensor, key: Tensor) -> Tensor:
+    distance = query - key
+    visible = distance >= 0 if config.causal else torch.ones_like(distance, dtype=torch.bool)
+    if ctx.prefix is not None:
+        visible = visible | (key < ctx.prefix[:, None, None, None])
+    if config.window is not None:
+        visible = visible & (distance.abs() < config.window)
+    return visible if visible.dim() == 4 else visible[None, None]
+
+
+def _bias(
+    config: AttentionConfig, ctx: Context, visible: Tensor, query: Tensor, key: Tensor, dtype: torch.dtype
+) -> Tensor:
+    mask = _blocked(visible, dtype)
+    if config.alibi:
+        slopes = torch.tensor(alibi_slopes(config.n_heads), device=mask.device).view(-1, 1, 1)
+        mask = mask - (slopes * (query - key).abs()).to(dtype)
+    if config.relative_bias:
+        assert ctx.relative_bias is not None, "the stack has no relative bias"
+        mask = mask + ctx.relative_bias(query, key).to(dtype)
+    return mask
+
+
+def _blocked(visible: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, -torch.inf)

@@ -30,6 +30,24 @@ class PagedKV:
         return _gather(self.keys, cache.block_table), _gather(self.values, cache.block_table)
 
 
+class PagedLatent:
+    """One vector per token and layer, (blocks, block_size, width): multi-head latent attention's cache."""
+
+    def __init__(
+        self, blocks: int, block_size: int, width: int, dtype: torch.dtype, device: torch.device | str
+    ) -> None:
+        self.latents = torch.zeros(blocks, block_size, width, dtype=dtype, device=device)
+
+    def write(self, cache: CacheView, latents: Tensor) -> None:
+        """Store the new tokens' vectors (rows, time, width) in their slots."""
+        slots = cache.write_slots.flatten()
+        self.latents.flatten(0, 1).index_copy_(0, slots, latents.flatten(0, 1).to(self.latents.dtype))
+
+    def read(self, cache: CacheView) -> Tensor:
+        """Everything in each row's blocks, (rows, max_blocks * block_size, width), in position order."""
+        return _gather(self.latents, cache.block_table)
+
+
 def _gather(pool: Tensor, table: Tensor) -> Tensor:
     # index_select copies whole blocks; indexing with the table goes value by value and takes five times as long
     blocks = pool.flatten(1).index_select(0, table.flatten())

@@ -15,6 +15,7 @@ LayerState = Any  # what a mixer's new_state returns: paged keys and values, or 
 
 MIXERS = {
     "attention": "foundling.models.layers.attention:Attention",
+    "mla": "foundling.models.layers.mla:MLA",
     "mamba": "foundling.models.layers.mamba:Mamba",
     "mamba2": "foundling.models.layers.mamba2:Mamba2",
     "s4": "foundling.models.layers.s4:S4",
@@ -24,7 +25,7 @@ MIXERS = {
     "rwkv7": "foundling.models.layers.rwkv7:RWKV7",
     "recurrent": "foundling.models.layers.recurrent:Recurrent",
 }
-FEED_FORWARDS = {"mlp": "foundling.models.layers.mlp:MLP"}
+FEED_FORWARDS = {"mlp": "foundling.models.layers.mlp:MLP", "moe": "foundling.models.layers.moe:MoE"}
 
 
 class Mixer(Protocol):
