@@ -173,7 +173,9 @@ class NativeDecoder:
 
 def native(module: LanguageModel) -> NativeDecoder | None:
     """The module's native decoder, or None where its architecture, weights or this machine do not allow one."""
-    if not all(map(_supported, module.config.blocks)) or not _norm_supported(module.config.norm):
+    if not module.config.llama_shaped or not all(map(_supported, module.config.blocks)):
+        return None
+    if not _norm_supported(module.config.norm):
         return None
     library = compiled()
     if library is None or module.config.dim % PANEL:
