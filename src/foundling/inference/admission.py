@@ -25,13 +25,23 @@ def check_prompt(tokens: Sequence[int], vocab_size: int, longest: int) -> None:
     """
     if not tokens:
         raise FoundlingError("the prompt is empty", "expected at least one token")
+    check_tokens(tokens, vocab_size)
+    check_length(len(tokens), longest)
+
+
+def check_tokens(tokens: Sequence[int], vocab_size: int) -> None:
+    """Refuse ids that the model has no embedding for."""
     low, high = min(tokens), max(tokens)
     if low < 0 or high >= vocab_size:
         wrong = low if low < 0 else high
         raise FoundlingError(f"the prompt holds token {wrong}", f"the model knows tokens 0 to {vocab_size - 1}")
-    if len(tokens) >= longest:
+
+
+def check_length(length: int, longest: int) -> None:
+    """Refuse `length` tokens if a sequence, with the token that follows, may only have `longest`."""
+    if length >= longest:
         raise PromptTooLong(
-            f"the prompt has {len(tokens)} tokens",
+            f"the prompt has {length} tokens",
             f"the context and the cache leave room for {longest}, the answer included",
             "shorten it, or give the engine a larger cache if the model's context allows",
         )

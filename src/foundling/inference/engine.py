@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from foundling.core.errors import FoundlingError
-from foundling.inference.admission import PromptTooLong, check_prompt, default_room
+from foundling.inference.admission import PromptTooLong, check_length, check_prompt, check_tokens, default_room
 from foundling.inference.blocks import BlockPool
 from foundling.inference.embedding import embed
 from foundling.inference.generations import Generation, sampling_rows, seed_of
@@ -195,7 +195,8 @@ class Engine:
         tokens = [*context, *continuation]
         if not context or not continuation:
             raise FoundlingError("a pair to score has an empty context or continuation")
-        check_prompt(tokens[:-1], self.module.config.vocab_size, self.longest + 1)
+        check_tokens(tokens, self.module.config.vocab_size)
+        check_length(len(tokens) - 1, self.longest + 1)
         sequence = Sequence(next(self._ids), tokens[:-1], len(tokens), logits_from=len(context) - 1)
         return Scoring(sequence, list(continuation))
 

@@ -60,9 +60,9 @@ class Generation:
 
     def event(self, text: str, reason: str | None, completion: Completion | None) -> Event:
         """The event of the token just accepted."""
-        alternatives = self.top_logprobs[-1] if self.top_logprobs else None
-        token = self.sequence.tokens[-1]
-        return Event(self.request_id, self.index, text, token, self.logprobs[-1], alternatives, reason, completion)
+        top = self.top_logprobs[-1:] if self.params.logprobs is not None else None
+        tokens, logprobs = self.sequence.tokens[-1:], self.logprobs[-1:]
+        return Event(self.request_id, self.index, text, tokens, logprobs, top, reason, completion)
 
     def completion(self, reason: str, tokenizer: Tokenizer | None, message: str = "") -> Completion:
         """What the caller gets."""

@@ -62,11 +62,11 @@ class Completion:
 
 @dataclass(slots=True)
 class Event:
-    """One new token of a request that is streamed, or its end.
+    """What a step brought to one continuation of a request that is streamed.
 
     Args:
         text: what can be shown now; text that may turn out to be part of a stop string is held back.
-        token: None where an ending brought no token.
+        tokens, logprobs, top_logprobs: of the new tokens, usually one.
         finish_reason: None until the last event of a continuation.
         completion: the whole continuation, on its last event.
     """
@@ -74,9 +74,9 @@ class Event:
     request_id: Any
     index: int
     text: str = ""
-    token: int | None = None
-    logprob: float = 0.0
-    top_logprobs: dict[int, float] | None = None
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    top_logprobs: list[dict[int, float]] | None = None
     finish_reason: str | None = None
     completion: Completion | None = None
 
