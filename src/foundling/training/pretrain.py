@@ -13,12 +13,13 @@ from torch import nn
 from foundling.core.artifacts import Artifact, Draft
 from foundling.core.errors import FoundlingError
 from foundling.core.stages import Inputs
+from foundling.corpus.baselines import compression_baselines
 from foundling.models.build import build
 from foundling.models.checkpoint import load_module, save_module
 from foundling.models.language_model import LanguageModel
 from foundling.models.presets import preset
 from foundling.tokenization.tokenizer import Tokenizer
-from foundling.training.baselines import compressed_bits_per_byte, ngram_bits_per_byte
+from foundling.training.baselines import token_ngram_bits_per_byte
 from foundling.training.bits_per_byte import HeldOut
 from foundling.training.config import PretrainConfig
 from foundling.training.model_card import model_card
@@ -29,6 +30,7 @@ from foundling.training.trainer import Trainer, TrainingSummary
 SampleTexts = Callable[[nn.Module, Tokenizer, list[str]], list[str]]
 LOG = "training.log.jsonl"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+PROBE = "def probe(x):\n    return 'Grüße, 世界' + str(x ** 2)  # 1234567890\n"  # two tokenizers that agree on it are one
 
 
 def build_pretrained(config: PretrainConfig, inputs: Inputs, draft: Draft, sample: SampleTexts | None = None) -> None:
@@ -81,16 +83,14 @@ def start(config: PretrainConfig, base: Artifact | None, train: TokenSplit, toke
     return module
 
 
-PROBE = "def probe(x):\n    return 'Grüße, 世界' + str(x ** 2)  # 1234567890\n"
-
-
 def scores(
     summary: TrainingSummary, held_out: HeldOut, train: TokenSplit, tokenizer: Tokenizer, module: LanguageModel
 ) -> dict[str, object]:
     """The manifest's metrics: the model's bits per byte beside those of gzip, xz and a trigram model."""
-    texts = (tokenizer.decode(held_out.split.document(i)[1:].tolist(), skip_special=False) for i in range(held_out.documents))
-    baselines = compressed_bits_per_byte(text.encode() for text in texts)
-    baselines["trigram"] = ngram_bits_per_byte(train, held_out)
+    split = held_out.split
+    texts = [tokenizer.decode(split.document(i)[1:].tolist(), skip_special=False) for i in range(held_out.documents)]
+    baselines = compression_baselines(texts)
+    baselines["token trigram"] = token_ngram_bits_per_byte(train, held_out)
     return {
         "parameters": module.config.n_parameters(),
         "steps": summary.steps,
