@@ -11,7 +11,7 @@ from foundling.core import progress
 from foundling.core.artifacts import Artifact, Store
 from foundling.core.config import Config, parse
 from foundling.core.errors import FoundlingError, nearest
-from foundling.core.files import locked
+from foundling.core.files import locked, sha256_text
 from foundling.core.lives import Life, life_path, read_life, write_life
 from foundling.core.stages import Port, Stage, check_ports, load_attribute, run_stage
 from foundling.core.units import human_bytes, human_time
@@ -150,6 +150,14 @@ def wired(verb: str) -> dict[str, Callable[..., Any]]:
     return {}
 
 
+def wired_keys(verb: str) -> dict[str, str]:
+    """Hashes of what `wired` brings in that affects the result: part of the key."""
+    if verb == "corpus":
+        prompts = load_attribute("foundling.evaluation.tasks.expressions:held_out_prompts")()
+        return {"wired:held_out_prompts": sha256_text("\n".join(prompts))}
+    return {}
+
+
 def stage_named(verb: str, where: str) -> Stage:
     """The stage of a verb, or a refusal that names the nearest one."""
     if verb not in STAGES:
@@ -182,7 +190,7 @@ def resolve(recipe: Recipe, store: Store) -> list[Node]:
                 kinds[port] = found.kind
         check_ports(stage, kinds)
         keys = {port: item if isinstance(item, str) else item.key for port, item in inputs.items()}
-        key, _ = stage.key(config, keys)
+        key, _ = stage.key(config, keys, wired_keys(stage.verb))
         nodes[name] = Node(name, stage, config, dict(spec.inputs), inputs, key)
     return list(nodes.values())
 
@@ -220,7 +228,9 @@ def run_life(recipe: Recipe, store: Store, life: Life, on_stage: Callable[[Node,
                     port: made[node.sources[port]] if isinstance(item, str) else item
                     for port, item in node.inputs.items()
                 }
-                artifact, reused = run_stage(store, node.stage, node.config, inputs, wired(node.stage.verb))
+                artifact, reused = run_stage(
+                    store, node.stage, node.config, inputs, wired(node.stage.verb), wired_keys(node.stage.verb)
+                )
                 made[node.name] = artifact
                 life.stages[node.name] = artifact.key
                 write_life(store, life)

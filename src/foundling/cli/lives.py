@@ -11,13 +11,15 @@ from rich.table import Table
 
 from foundling.core import hardware, progress
 from foundling.core.artifacts import Artifact, Store
+from foundling.core.config import parse
 from foundling.core.errors import FoundlingError
-from foundling.core.lives import Life, read_life
+from foundling.core.lives import Life, read_life, write_life
+from foundling.core.stages import run_stage
 from foundling.core.units import human_bytes, human_time
-from foundling.pipeline import Node, announce, open_life, run_life
+from foundling.pipeline import STAGES, Node, announce, open_life, run_life
 from foundling.planning.choose import choose_sizes
 from foundling.planning.estimate import LifePlan, plan_life
-from foundling.recipes.recipe import BUILT_IN, Recipe, load_recipe, recipe_names
+from foundling.recipes.recipe import BUILT_IN, Recipe, as_yaml, load_recipe, recipe_names
 from foundling.releases.summary import print_summary
 
 Overrides = Annotated[
@@ -63,11 +65,12 @@ def run(
         announce(node, artifact, reused)
 
     run_life(loaded, home, life, done)
+    artifacts["report"] = write_report(loaded, home, life, artifacts)
     if json:
         found = {name: {"key": a.key, "path": str(a.path), "metrics": a.metrics} for name, a in artifacts.items()}
         print(json_module.dumps({"life": loaded.name, "stages": found}))
     else:
-        print_summary(loaded.name, artifacts, the_plan)
+        print_summary(loaded.name, artifacts, the_plan.seconds)
 
 
 def plan(
@@ -99,6 +102,16 @@ def init(path: Path = Path("recipe.yaml"), *, like: str = "quickstart", force: b
     name = path.stem if path.stem not in recipe_names() else f"my-{path.stem}"
     path.write_text(text.replace(f"name: {like}\n", f"name: {name}\n", 1), encoding="utf-8")
     print(f"Wrote {path}. Edit it, then: foundling run {path}")
+
+
+def write_report(recipe: Recipe, store: Store, life: Life, artifacts: dict[str, Artifact]) -> Artifact:
+    """The life's HTML report, an artifact like any other."""
+    config = {"life": recipe.name, "recipe": as_yaml(recipe), "plan": life.plan}
+    stage = STAGES["report"]
+    report, _ = run_stage(store, stage, parse(stage.config_type, config, "report"), artifacts)
+    life.stages["report"] = report.key
+    write_life(store, life)
+    return report
 
 
 def _prepare(recipe: str, overrides: list[str], store: Store, replan: bool) -> tuple[Recipe, Life, LifePlan]:

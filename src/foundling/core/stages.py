@@ -54,9 +54,11 @@ class Stage:
         found: type[Config] = load_attribute(self.config)
         return found
 
-    def key(self, config: Config, inputs: Mapping[str, str]) -> tuple[str, dict[str, str]]:
-        """The key of the result, and all inputs: the given artifact keys and the hashes of outside files."""
-        everything = dict(inputs)
+    def key(
+        self, config: Config, inputs: Mapping[str, str], wired: Mapping[str, str] | None = None
+    ) -> tuple[str, dict[str, str]]:
+        """The key of the result, and all inputs: artifact keys, hashes of outside files and of what was wired in."""
+        everything = {**inputs, **(wired or {})}
         if self.outside:
             everything |= {f"file:{k}": v for k, v in load_attribute(self.outside)(config).items()}
         return Store.key(self.verb, self.version, identity(config), everything), everything
@@ -92,14 +94,19 @@ def run_stage(
     config: Config,
     artifacts: Mapping[str, Artifact],
     wired: Mapping[str, Callable[..., Any]] | None = None,
+    wired_keys: Mapping[str, str] | None = None,
 ) -> tuple[Artifact, bool]:
     """Return the stage's artifact, making it only if the store has none, and whether it was reused.
+
+    Args:
+        wired: callables from upper layers that the stage is given.
+        wired_keys: hashes of what those callables bring in, where it affects the result.
 
     Raises:
         FoundlingError: an input is missing or of the wrong kind, or the stage refuses its data.
     """
     check_ports(stage, {port: artifact.kind for port, artifact in artifacts.items()})
-    key, inputs = stage.key(config, {port: artifact.key for port, artifact in artifacts.items()})
+    key, inputs = stage.key(config, {port: artifact.key for port, artifact in artifacts.items()}, wired_keys)
     found = store.find(key)
     if found is not None:
         return found, True

@@ -154,9 +154,7 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 def _stage_fields(name: str, fields: Any, where: str) -> dict[str, Any]:
     if not isinstance(fields, dict):
-        raise FoundlingError(
-            f"recipe {where!r}: stage {name!r} is {fields!r}", "a stage is a mapping with `stage: VERB`"
-        )
+        raise FoundlingError(f"recipe {where!r}: stage {name!r} is {fields!r}", "a stage is a mapping with `stage:`")
     own = {key: fields[key] for key in ("stage", "inputs") if key in fields}
     return {**own, "config": {key: value for key, value in fields.items() if key not in own}}
 
