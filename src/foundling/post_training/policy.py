@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -39,3 +41,22 @@ def kl_penalty(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
     """
     difference = reference_logprobs - logprobs
     return torch.exp(difference) - difference - 1
+
+
+def normalised_sum(
+    losses: Tensor, mask: Tensor, normalise: Literal["tokens", "answers", "constant"], most: int
+) -> tuple[Tensor, float]:
+    """The summed loss of some answers and the count to divide by; (answers, time) each.
+
+    answers: the mean over answers of each one's mean over its tokens (GRPO, arXiv:2402.03300, eq. 3), in which the
+    tokens of a long answer weigh less. tokens: the mean over all tokens (DAPO, arXiv:2503.14476, eq. 8). constant: the
+    sum over tokens divided by the longest an answer may be, so that length has no say (Dr. GRPO, arXiv:2503.20783).
+
+    Args:
+        most: the longest answer, in tokens.
+    """
+    if normalise == "tokens":
+        return (losses * mask).sum(), float(mask.sum())
+    if normalise == "constant":
+        return (losses * mask).sum(), float(mask.shape[0] * most)
+    return ((losses * mask).sum(1) / mask.sum(1).clamp(min=1)).sum(), float(mask.shape[0])
