@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import types
 import typing
@@ -57,11 +58,17 @@ def config_data(config: type[Config], flags: dict[str, Any]) -> dict[str, Any]:
     return data
 
 
-def with_parameters(function: Callable[..., Any], parameters: list[inspect.Parameter]) -> Callable[..., Any]:
-    """Give a `**flags` function the signature that the command line should show."""
-    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return function
+def with_parameters(function: Callable[..., None], parameters: list[inspect.Parameter]) -> Callable[..., None]:
+    """`function(**flags)` with the signature that the command line should show."""
+    signature = inspect.Signature(parameters)
+
+    @functools.wraps(function)
+    def command(*arguments: Any, **flags: Any) -> None:
+        function(**signature.bind(*arguments, **flags).arguments)
+
+    command.__signature__ = signature  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command
 
 
 def _nested(annotation: Any) -> type[Config] | None:

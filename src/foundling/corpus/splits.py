@@ -40,9 +40,20 @@ def validation(
     order = np.argsort(mix(name ^ np.uint64(seed_for(config.seed, "validation"))), kind="stable")
     taken = _take(order[~blocked[order]], weight, budget)
     if not len(taken):
-        what = f"no document fits into a validation split of {budget} bytes"
-        raise FoundlingError(what, "a corpus needs several documents", "Add text, or set validation_bytes=0")
+        return group == _smallest(np.flatnonzero(~blocked), weight, n_groups)
     return np.isin(group, taken)
+
+
+def _smallest(free: Ints, weight: NDArray[np.float64], n_groups: int) -> int:
+    """A small corpus, none of whose documents is within the share: its smallest one is held out.
+
+    Raises:
+        FoundlingError: there is nothing to hold out beside what is to be trained on.
+    """
+    if not len(free) or n_groups < 2:
+        what = "there is no document to hold out for validation"
+        raise FoundlingError(what, "a corpus needs at least two documents", "Add text, or set validation_bytes=0")
+    return int(free[np.argmin(weight[free])])
 
 
 def _take(order: Ints, weight: NDArray[np.float64], budget: int) -> Ints:

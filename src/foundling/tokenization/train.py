@@ -12,7 +12,6 @@ from tokenizers import Regex, decoders, models, pre_tokenizers, processors, trai
 
 from foundling.core import progress
 from foundling.core.artifacts import Artifact, Draft
-from foundling.core.errors import FoundlingError
 from foundling.core.files import write_json
 from foundling.core.stages import Inputs
 from foundling.tokenization.chat import CHATML
@@ -61,8 +60,7 @@ def train(texts: Iterator[str], config: TokenizerConfig) -> Tokenizer:
         fast.train_from_iterator(texts, trainer)
     found = fast.get_vocab_size()
     if found < config.vocab_size:
-        what = f"the text gives only {found} tokens where vocab_size is {config.vocab_size}"
-        raise FoundlingError(what, "no other pair occurs often enough", f"Set vocab_size={found} or give more text")
+        progress.say(f"The text gives only {found} tokens, not {config.vocab_size}: no other pair occurs often enough.")
     settings = {"eos_token": TURN_END, "pad_token": ENDOFTEXT, "bos_token": None, "clean_up_tokenization_spaces": False}
     return Tokenizer(fast, {**settings, "chat_template": CHATML})
 
