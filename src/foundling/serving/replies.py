@@ -36,14 +36,13 @@ class Choice:
         self.finish_reason = event.finish_reason
         if event.finish_reason not in (None, "stop", "length"):
             raise _failure(event)
-        if event.token is None:
-            return
-        self.completion_tokens += 1
-        if event.finish_reason == "stop" and event.token in stop_ids:
-            return  # the control token that ended the answer is counted, but it is not part of what was said
-        self.tokens.append(event.token)
-        self.logprobs.append(event.logprob)
-        self.alternatives.append(event.top_logprobs or {})
+        self.completion_tokens += len(event.tokens)
+        said = len(event.tokens)
+        if event.finish_reason == "stop" and event.tokens and event.tokens[-1] in stop_ids:
+            said -= 1  # the control token that ended the answer is counted, but it is not part of what was said
+        self.tokens += event.tokens[:said]
+        self.logprobs += event.logprobs[:said]
+        self.alternatives += (event.top_logprobs or [{}] * said)[:said]
 
 
 def _failure(event: Event) -> ApiError:

@@ -83,9 +83,9 @@ def make_event(engine: MockEngine, key: int, index: int, ids: list[int], reason:
     before, now = (
         b"".join(map(engine.tokenizer.token_bytes, some)).decode(errors="ignore") for some in (ids[:-1], ids)
     )
-    alternatives = {ids[-1]: -0.1, 5: -3.0, 6: -4.0} if request.params.logprobs is not None else None
+    alternatives = [{ids[-1]: -0.1, 5: -3.0, 6: -4.0}] if request.params.logprobs is not None else None
     text = "" if ids[-1] in engine.tokenizer.stop_ids else now.removeprefix(before)
-    return Event(key, index, text, ids[-1], -0.1, alternatives, reason)
+    return Event(key, index, text, [ids[-1]], [-0.1], alternatives, reason)
 
 
 def mock_model(**options: object) -> SimpleNamespace:
