@@ -78,7 +78,7 @@ STAGES: dict[str, Stage] = {
             1,
             "Learn from preferences (DPO).",
             "foundling.post_training.config:PreferConfig",
-            "foundling.post_training.prefer:build",
+            "foundling.post_training.prefer:build_preferred",
             {"base": _BASE},
             outside="foundling.post_training.data:outside",
         ),
@@ -98,7 +98,8 @@ STAGES: dict[str, Stage] = {
             "Score a model, with intervals and baselines.",
             "foundling.evaluation.config:EvaluateConfig",
             "foundling.evaluation.evaluate:build",
-            {
+            outside="foundling.evaluation.task_file:outside",
+            ports={
                 "model": Port(_MODEL, "the model to score"),
                 "corpus": Port(("corpus",), "where held-out texts come from", required=False),
                 "against": Port(("evaluation",), "an evaluation to compare with, item by item", required=False),
