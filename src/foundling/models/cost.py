@@ -81,7 +81,7 @@ def n_parameters(config: ModelConfig, *, active: bool = False, embeddings: bool 
     blocks = sum(part.active if active else part.parameters for part in parts(config))
     n_norms = sum(2 if block.ffn else 1 for block in config.blocks) + 1
     total = blocks + n_norms * norm_parameters(config.norm, config.dim)
-    total += norm_parameters(config.embedding_norm, config.dim) if config.embedding_norm else 0
+    total += norm_parameters(config.norm, config.dim) if config.embedding.norm else 0
     tables = 1 if config.tie_embeddings else 2
     return total + (tables * config.vocab_size * config.dim if embeddings else 0)
 

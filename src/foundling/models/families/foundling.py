@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 from foundling.core.config import parse
-from foundling.models.config import ModelConfig, NormConfig
+from foundling.models.config import EmbeddingConfig, ModelConfig, NormConfig
 from foundling.models.families.fields import Fields, token_fields
 from foundling.models.families.foundling_patterns import blocks_of, pattern_of
 from foundling.models.tensor_rules import SUFFIXES, Rule, same
@@ -25,14 +25,13 @@ def from_hf(hf: Fields) -> ModelConfig:
     """Read a foundling config.json."""
     dim = hf.take("hidden_size", int)
     pattern, repeat = hf.take("pattern", str), hf.take("repeat", int, 1)
-    embedding_norm = hf.take("embedding_norm", dict, {})
     return ModelConfig(
         family="foundling",
         vocab_size=hf.take("vocab_size", int),
         dim=dim,
         blocks=blocks_of(pattern, dim, hf.take("parts", dict, {}), repeat=repeat, where=hf.where),
         norm=parse(NormConfig, hf.take("norm", dict, {}), f"{hf.where}: norm"),
-        embedding_norm=parse(NormConfig, embedding_norm, f"{hf.where}: embedding_norm") if embedding_norm else None,
+        embedding=parse(EmbeddingConfig, hf.take("embedding", dict, {}), f"{hf.where}: embedding"),
         tie_embeddings=hf.take("tie_word_embeddings", bool, False),
         max_positions=hf.take("max_position_embeddings", int, 2048),
         **hf.tokens(),
@@ -49,7 +48,7 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
         "repeat": repeat,
         "parts": parts,
         "norm": config.norm.model_dump(mode="json"),
-        "embedding_norm": config.embedding_norm.model_dump(mode="json") if config.embedding_norm else None,
+        "embedding": config.embedding.model_dump(mode="json"),
         "tie_word_embeddings": config.tie_embeddings,
         "max_position_embeddings": config.max_positions,
         **token_fields(config.bos_token_id, config.eos_token_id, config.pad_token_id),

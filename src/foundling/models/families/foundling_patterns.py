@@ -30,7 +30,7 @@ Parts = Mapping[str, Config | Mapping[str, Any]]
 
 
 def usual_part(kind: str, dim: int) -> Config | None:
-    """A mixer or feed-forward of the size that its paper or common practice gives it at width `dim`; None if unknown."""
+    """A mixer or feed-forward of the size that its paper or practice gives it at width `dim`; None if unknown."""
     head = next(size for size in (64, 48, 32, 16, 8, 4, 2, 1) if dim % size == 0)
     makers = {
         "attention": lambda: AttentionConfig(

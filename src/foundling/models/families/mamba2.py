@@ -13,6 +13,7 @@ from foundling.models.layers.recurrent_config import Mamba2Config
 from foundling.models.tensor_rules import Rule, same
 
 ARCHITECTURE = "Mamba2ForCausalLM"
+UNLIMITED = {"__float__": "Infinity"}  # how `transformers` writes it in JSON
 MIXER = ("A_log", "D", "dt_bias", "in_proj", "conv1d", "norm", "out_proj")
 
 
@@ -22,7 +23,7 @@ def from_hf(hf: Fields) -> ModelConfig:
     hf.expect("hidden_act", "silu")
     hf.skip("expand", "residual_in_fp32", "rescale_prenorm_residual", "time_step_rank")
     hf.skip("time_step_min", "time_step_max", "time_step_floor")  # of the initialisation
-    low, high = hf.take("time_step_limit", list, [0.0, math.inf])
+    low, high = hf.take("time_step_limit", list, [0.0, UNLIMITED])
     mixer = Mamba2Config(
         n_heads=hf.take("num_heads", int, 128),
         head_dim=hf.take("head_dim", int, 64),
@@ -34,7 +35,7 @@ def from_hf(hf: Fields) -> ModelConfig:
         proj_bias=hf.take("use_bias", bool, False),
         norm_eps=eps,
         dt_min=low,
-        dt_max=None if math.isinf(high) else high,
+        dt_max=None if high in (UNLIMITED, math.inf) else high,
     )
     inner = mixer.n_heads * mixer.head_dim
     if int(hf.data.get("expand", 2) * dim) != inner:
@@ -70,7 +71,7 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
         "use_conv_bias": mixer.conv_bias,
         "hidden_act": "silu",
         "layer_norm_epsilon": config.norm.eps,
-        "time_step_limit": [mixer.dt_min, math.inf if mixer.dt_max is None else mixer.dt_max],
+        "time_step_limit": [mixer.dt_min, UNLIMITED if mixer.dt_max is None else mixer.dt_max],
         "tie_word_embeddings": config.tie_embeddings,
         **token_fields(config.bos_token_id, config.eos_token_id, config.pad_token_id),
     }

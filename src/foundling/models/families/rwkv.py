@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from foundling.models.config import BlockConfig, ModelConfig, NormConfig
+from foundling.models.config import BlockConfig, EmbeddingConfig, ModelConfig, NormConfig
 from foundling.models.families.fields import Fields, token_fields
 from foundling.models.layers.recurrent_config import RWKV4ChannelConfig, RWKV4Config
 from foundling.models.tensor_rules import Rule, same
@@ -30,7 +30,7 @@ def from_hf(hf: Fields) -> ModelConfig:
         dim=dim,
         blocks=(time, channel) * hf.take("num_hidden_layers", int),
         norm=norm,
-        embedding_norm=norm,
+        embedding=EmbeddingConfig(norm=True),
         tie_embeddings=hf.take("tie_word_embeddings", bool, False),
         max_positions=hf.take("context_length", int, 1024),
         **hf.tokens(),
@@ -56,7 +56,7 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
 
 def rules(config: ModelConfig) -> list[Rule]:
     """Block 2i is layer i's attention, block 2i + 1 its feed_forward; their mixing weights are (1, 1, dim)."""
-    names = {"embedding": "rwkv.embeddings", "embedding_norm": "rwkv.blocks.0.pre_ln", "norm": "rwkv.ln_out"}
+    names = {"embedding": "rwkv.embeddings", "inputs.norm": "rwkv.blocks.0.pre_ln", "norm": "rwkv.ln_out"}
     names |= {"output": "head"}
     shifts: dict[str, str] = {}
     for i in range(config.n_layers):

@@ -60,7 +60,9 @@ def h3(config: H3Config, dim: int) -> Numbers:
 
 def rwkv4(config: RWKV4Config, dim: int) -> Numbers:
     """Three projections in, one out."""
-    return _numbers(4 * dim * config.inner, 3 * dim + 2 * config.inner, dim + 2 * config.inner, 7 * dim + 7 * config.inner)
+    return _numbers(
+        4 * dim * config.inner, 3 * dim + 2 * config.inner, dim + 2 * config.inner, 7 * dim + 7 * config.inner
+    )
 
 
 def rwkv4_channel(config: RWKV4ChannelConfig, dim: int) -> Numbers:
