@@ -19,6 +19,7 @@ from foundling.models.quantized_format import schemes_from_hf, schemes_to_hf
 from foundling.models.tensor_files import TensorFiles, write_tensors
 from foundling.models.tensor_rules import Rule, expand
 
+GENERATION = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 # buffers that older files carry and that we recompute
 DERIVED = ("rotary_emb.inv_freq", "attn.bias", "attn.masked_bias", "attention.bias", "attention.masked_bias")
 
@@ -39,10 +40,10 @@ def load_module(path: Path | str, dtype: torch.dtype | None = torch.float32) -> 
         module = LanguageModel(config)
         _place_quantized(module, files)
     shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
-    rules = expand(family_for(config.family).rules(config), config.n_layers, set(shapes))
+    rules = _rules(config, set(shapes))
     _check_names(rules, files, config)
     tensors: dict[str, Tensor] = {}
-    for rule in rules:
+    for rule in (rule for rule in rules if rule.ours):
         tensors |= zip(rule.ours, _read(rule, files, [shapes[name] for name in rule.ours]), strict=True)
     module.load_state_dict({name: _cast(tensor, dtype) for name, tensor in tensors.items()}, assign=True)
     return module.eval()
@@ -55,17 +56,23 @@ def save_module(module: LanguageModel, path: Path | str) -> None:
     ours = module.state_dict()
     theirs: dict[str, Tensor] = {}
     renamed: dict[str, str] = {}  # our layer -> theirs, for layers that correspond one to one
-    for rule in expand(family_for(config.family).rules(config), config.n_layers, set(ours)):
+    for rule in (rule for rule in _rules(config, set(ours)) if rule.ours):
         theirs |= zip(rule.theirs, rule.write([ours[name] for name in rule.ours]), strict=True)
         if len(rule.ours) == 1:
             renamed[rule.ours[0].rpartition(".")[0]] = rule.theirs[0].rpartition(".")[0]
     hf = config_to_hf(config) | {"dtype": str(module.embedding.weight.dtype).removeprefix("torch.")}
-    schemes = {renamed[name]: scheme for name, scheme in schemes_of(module).items()}
-    if schemes:
-        dense = [renamed[name] for name, part in module.named_modules() if isinstance(part, nn.Linear)]
+    quantized = schemes_of(module)
+    if quantized:
+        fused = sorted(set(quantized) - set(renamed))
+        if fused:
+            raise FoundlingError(
+                f"{config.family} files fuse {fused[0]!r} with others, so it cannot be stored quantized"
+            )
+        schemes = {renamed[name]: scheme for name, scheme in quantized.items()}
+        dense = [renamed.get(name, name) for name, part in module.named_modules() if isinstance(part, nn.Linear)]
         hf["quantization_config"] = schemes_to_hf(schemes, dense)
     write_json(directory / "config.json", hf)
-    tokens = {name: hf[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if hf.get(name) is not None}
+    tokens = {name: hf[name] for name in GENERATION if hf.get(name) is not None}
     write_json(directory / "generation_config.json", tokens)
     write_tensors(theirs, directory)
 
@@ -74,11 +81,10 @@ def _place_quantized(module: LanguageModel, files: TensorFiles) -> None:
     """Put a QuantizedLinear wherever the files hold packed weights."""
     where = files.directory / "config.json"
     linear = {f"{name}.weight" for name, part in module.named_modules() if isinstance(part, nn.Linear)}
-    family_rules = family_for(module.config.family).rules(module.config)
     layers = {}  # their name -> ours
-    for rule in expand(family_rules, module.config.n_layers, set(module.state_dict())):
+    for rule in _rules(module.config, set(module.state_dict())):
         their_layer = rule.theirs[0].removesuffix(".weight")
-        if rule.ours[0] in linear and f"{their_layer}.weight_packed" in files.names:
+        if rule.ours and rule.ours[0] in linear and f"{their_layer}.weight_packed" in files.names:
             layers[their_layer] = rule.ours[0].removesuffix(".weight")
     config = read_json(where).get("quantization_config")
     if config is None:
@@ -89,15 +95,20 @@ def _place_quantized(module: LanguageModel, files: TensorFiles) -> None:
         module.set_submodule(layers[theirs], new)
 
 
+def _rules(config: ModelConfig, names: set[str]) -> list[Rule]:
+    encoder = len(config.encoder.blocks) if config.encoder else 0
+    return expand(family_for(config.family).rules(config), max(config.n_layers, encoder), names)
+
+
 def _check_names(rules: Sequence[Rule], files: TensorFiles, config: ModelConfig) -> None:
-    wanted = {name for rule in rules for name in rule.theirs}
+    wanted = {name for rule in rules if rule.ours for name in rule.theirs}
+    known = {name for rule in rules for name in rule.theirs}
     missing = sorted(wanted - files.names)
     if missing:
         raise FoundlingError(
             f"{files.directory}: tensor {_some(missing)} missing", f"model_type {config.family!r} has it"
         )
-    tied = {"lm_head.weight"} if config.tie_embeddings else set()
-    unexpected = sorted(name for name in files.names - wanted - tied if not name.endswith(DERIVED))
+    unexpected = sorted(name for name in files.names - known if not name.endswith(DERIVED))
     if unexpected:
         raise FoundlingError(
             f"{files.file_of(unexpected[0])}: unexpected tensor {_some(unexpected)}",

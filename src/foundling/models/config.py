@@ -162,7 +162,6 @@ class ModelConfig(Config):
     head: HeadConfig = option(HeadConfig(), "the output")
     encoder: EncoderConfig | None = option(None, "encoder of an encoder-decoder")
     relative_bias: RelativeBiasConfig | None = option(None, "relative position bias of the (decoder) stack")
-    embedding_norm: NormConfig | None = option(None, "norm of the embeddings, before the first block (RWKV, BERT)")
     tie_embeddings: bool = option(False, "the head uses the embedding's matrix")
     max_positions: int = option(2048, "longest sequence the model is made for", gt=0)
     bos_token_id: int | None = option(None, "first token of a sequence")

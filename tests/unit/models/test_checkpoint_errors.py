@@ -82,7 +82,7 @@ def test_unknown_model_type_is_named_with_the_nearest(broken: Path) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("use_sliding_window", True), ("hidden_act", "tanh"), ("logit_scale", 0.5), ("hidden_size", "64")],
+    [("layer_types", ["chunked_attention"] * 5), ("hidden_act", "tanh"), ("logit_scale", 0.5), ("hidden_size", "64")],
 )
 def test_fields_that_change_the_mathematics_are_refused(broken: Path, field: str, value: object) -> None:
     edit_config(broken, **{field: value})

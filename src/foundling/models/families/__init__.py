@@ -17,12 +17,29 @@ if TYPE_CHECKING:
     from foundling.models.tensor_rules import Rule
 
 FAMILIES = {  # model_type -> module of this package
+    "bert": "bert",
+    "deepseek_v2": "deepseek_v2",
+    "deepseek_v3": "deepseek_v3",
     "foundling": "foundling",
+    "gemma2": "gemma2",
+    "gemma3_text": "gemma3",
+    "gpt2": "gpt2",
+    "gpt_neox": "gpt_neox",
     "llama": "llama",
     "mamba": "mamba",
     "mamba2": "mamba2",
+    "mistral": "mistral",
+    "mixtral": "mixtral",
+    "modernbert": "modernbert",
+    "olmo2": "olmo2",
+    "olmoe": "olmoe",
+    "phi3": "phi3",
+    "qwen2": "qwen2",
     "qwen3": "qwen3",
+    "qwen3_moe": "qwen3_moe",
+    "roberta": "roberta",
     "rwkv": "rwkv",
+    "t5": "t5",
 }
 
 

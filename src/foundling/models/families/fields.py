@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, NoReturn
 
 from foundling.core.errors import FoundlingError, nearest
 
@@ -16,14 +16,15 @@ encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty finet
 forced_eos_token_id gradient_checkpointing hidden_dropout hidden_dropout_prob id2label initializer_factor
 initializer_range is_decoder is_encoder_decoder keys_to_ignore_at_inference label2id length_penalty max_length
 min_length mlp_dropout model_type no_repeat_ngram_size num_beam_groups num_beams num_return_sequences
-output_attentions output_hidden_states output_scores pad_token_id prefix pretraining_tp problem_type pruned_heads
-remove_invalid_values repetition_penalty resid_pdrop return_dict return_dict_in_generate sep_token_id
-suppress_tokens task_specific_params temperature tf_legacy_loss tie_encoder_decoder tokenizer_class top_k top_p
-torch_dtype torchscript transformers.js_config transformers_version typical_p unsloth_fixed unsloth_version
-use_bfloat16 use_cache
+output_attentions output_hidden_states output_router_logits output_scores pad_token_id prefix pretraining_tp
+problem_type pruned_heads remove_invalid_values repetition_penalty resid_pdrop return_dict return_dict_in_generate
+router_jitter_noise sep_token_id suppress_tokens task_specific_params temperature tf_legacy_loss tie_encoder_decoder
+tokenizer_class top_k top_p torch_dtype torchscript transformers.js_config transformers_version typical_p
+unsloth_fixed unsloth_version use_bfloat16 use_cache
 """
 HARMLESS = frozenset(_HARMLESS.split())
 _REQUIRED = object()
+Head = Literal["main", "labels", "none"]
 
 
 class Fields:
@@ -37,6 +38,7 @@ class Fields:
     def __init__(self, data: dict[str, Any], where: str) -> None:
         self.data, self.where = data, where
         self.read: set[str] = set()
+        self.head: Head = "main"  # which of the family's classes the files are of
 
     def take(self, name: str, kind: type, default: Any = _REQUIRED) -> Any:
         """The value of a field; its default (the one `transformers` has) if absent or null."""
@@ -63,6 +65,11 @@ class Fields:
                 f"supported: {choices}",
             )
 
+    def refuse(self, name: str, supported: str) -> NoReturn:
+        """Refuse a field's value."""
+        value = self.data.get(name)
+        raise FoundlingError(f"{self.where}: field '{name}' is {value!r}, not supported", f"supported: {supported}")
+
     def skip(self, *names: str) -> None:
         """Fields of this family that say nothing new about the forward pass."""
         self.read.update(names)
@@ -81,6 +88,18 @@ class Fields:
                 nearest(value, table),
             )
         return table[value]
+
+    def choice_of_list(self, name: str, table: dict[str, Any], default: str) -> Any:
+        """As `choice`, for a field that holds a list of one."""
+        values = self.take(name, list, [default])
+        if len(values) != 1 or values[0] not in table:
+            self.refuse(name, " or ".join(table))
+        return table[values[0]]
+
+    @property
+    def n_labels(self) -> int:
+        """Scores of a classifier: as many as it has names for, two if it does not say."""
+        return len(self.data.get("id2label") or (0, 1))
 
     def tokens(self) -> dict[str, Any]:
         """The special token ids, as ModelConfig's fields."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ def config_from_hf(data: dict[str, Any], where: str) -> ModelConfig:
     """Translate the content of a config.json; `where` names it in messages."""
     hf = Fields(data, where)
     family = family_for(hf.take("model_type", str))
-    hf.expect("architectures", [family.ARCHITECTURE])
+    classes = {name: head for head, name in _classes(family.ARCHITECTURE).items()}
+    hf.head = hf.choice_of_list("architectures", classes, family.ARCHITECTURE)
     hf.skip("quantization_config")  # says how the files hold the weights: `checkpoint` reads it
     try:
         config = family.from_hf(hf)
@@ -36,13 +38,26 @@ def config_from_hf(data: dict[str, Any], where: str) -> ModelConfig:
         name = ".".join(str(part) for part in first["loc"])
         raise FoundlingError(f"{where}: {name} would be {first['input']!r}", str(first["msg"])) from None
     hf.finish()
+    if config.head.kind != hf.head and hf.head != "main":
+        hf.refuse("architectures", family.ARCHITECTURE)
     return config
 
 
 def config_to_hf(config: ModelConfig) -> dict[str, Any]:
     """The content of config.json for a config, without the dtype."""
-    family = family_for(config.family)
-    return {"architectures": [family.ARCHITECTURE], "model_type": config.family, **family.to_hf(config)}
+    family, head = family_for(config.family), config.head
+    name = _classes(family.ARCHITECTURE)[head.kind if head.kind in ("labels", "none") else "main"]
+    fields = {"architectures": [name], "model_type": config.family, **family.to_hf(config)}
+    if head.kind == "labels":
+        fields["id2label"] = {str(i): f"LABEL_{i}" for i in range(head.n_labels)}
+        fields["label2id"] = {f"LABEL_{i}": i for i in range(head.n_labels)}
+    return fields
+
+
+def _classes(main: str) -> dict[str, str]:
+    """The class names of a family by head: the main one, the classifier and the bare model."""
+    stem = re.sub("(ForCausalLM|LMHeadModel|ForMaskedLM|ForConditionalGeneration)$", "", main)
+    return {"main": main, "labels": f"{stem}ForSequenceClassification", "none": f"{stem}Model"}
 
 
 def read_json(path: Path) -> dict[str, Any]:

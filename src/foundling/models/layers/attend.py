@@ -23,7 +23,7 @@ def attend(
     kv_heads = k.shape[2]
     if softcap is not None:
         return _capped(q, k, v, mask, causal, softcap)
-    if (causal or mask is not None) and suits(q, k) and v.shape[-1] == head_dim:
+    if (causal or mask is not None) and suits(q, k, mask) and v.shape[-1] == head_dim:
         return short_attention(q, k, v, mask)
     k, v = k.transpose(1, 2), v.transpose(1, 2)
     if time == 1 and mask is not None:

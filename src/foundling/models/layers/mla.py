@@ -1,4 +1,4 @@
-"""Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434, section 2.1): the cache holds one small vector a token."""
+"""Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434, section 2.1): one small vector cached per token."""
 
 from __future__ import annotations
 
