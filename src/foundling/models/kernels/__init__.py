@@ -1,1 +1,1 @@
-"""Native CPU kernels: C compiled for this machine at first use, beside the plain PyTorch that says what they compute."""
+"""Native CPU kernels: C compiled at first use for this machine, beside the PyTorch that says what they compute."""

@@ -54,7 +54,7 @@ INLINE void transpose16(vec rows[LANES], vec *to) {
 /* scores[q][16 lanes] of one block of 16 keys, for `n` queries. keys (head_dim) vectors, transposed */
 INLINE void score_block(const float *const *queries, int n, const vec *keys, int head_dim, float scale, float *scores,
                         int64_t ld) {
-    vec acc[n];
+    vec acc[QUERIES];
     for (int i = 0; i < n; i++) acc[i] = (vec){0};
     for (int d = 0; d < head_dim; d++)
         for (int i = 0; i < n; i++) acc[i] = fma16(splat(queries[i][d]), keys[d], acc[i]);
@@ -98,7 +98,7 @@ INLINE int64_t slot_of(const Piece *p, int64_t position) {
 INLINE void attend(const Piece *p, float *scores, int64_t ld, vec *work, const int tokens, const int heads) {
     const Shape *s = p->shape;
     const int n = tokens * heads, width = s->head_dim, bf16 = p->cache->bf16;
-    const float *queries[n];
+    const float *queries[QUERIES];
     for (int i = 0; i < n; i++) queries[i] = p->q + (i / heads) * p->ld + i % heads * width;
     int64_t last = p->positions[tokens - 1] + 1;
     int64_t oldest = s->window && p->positions[0] + 1 > s->window ? p->positions[0] + 1 - s->window : 0;
@@ -120,7 +120,7 @@ INLINE void attend(const Piece *p, float *scores, int64_t ld, vec *work, const i
         softmax(scores + i * ld, begin, first, length, end);
     }
     for (int d = 0; d < width; d += LANES) {
-        vec acc[n];
+        vec acc[QUERIES];
         for (int i = 0; i < n; i++) acc[i] = (vec){0};
         for (int64_t j = oldest; j < last; j++) {
             vec v = cached(p->cache->values, slot_of(p, j) * row + head + d, bf16);

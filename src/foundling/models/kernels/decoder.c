@@ -104,15 +104,15 @@ static void products(const Matrix *const *w, int count, const Inputs *in, int64_
 }
 
 static void set_kind(Inputs *in, const Matrix *w) {
-    in->group = w->kind >= INT8 ? w->group : 0;
-    in->zero = w->kind == INT8 ? 128 : 8;
+    in->kind = w->kind;
+    in->group = w->group;
     in->k = w->k;
 }
 
 static void normed(const Pass *pass, const float *weight, float eps, Inputs *in, Thread *thread) {
     for (int t; (t = take(thread, (int)pass->tokens)) >= 0;) {
         rms_norm(pass->x + t * pass->dim, weight, pass->dim, eps, in->values + t * pass->dim);
-        quantize_token(in, t);
+        prepare_token(in, t);
     }
     barrier(thread);
 }
@@ -134,7 +134,7 @@ static void attention(const Pass *pass, const Layer *layer, Thread *thread) {
     barrier(thread);
     for (int t; (t = take(thread, (int)pass->tokens)) >= 0;) {
         memcpy(mid.values + t * mid.k, pass->qkv + t * pass->ld_qkv, mid.k * sizeof(float));
-        quantize_token(&mid, t);
+        prepare_token(&mid, t);
     }
     barrier(thread);
     products((const Matrix *const[]){&layer->o}, 1, &mid, pass->tokens, pass->x, pass->dim, 1, thread);
@@ -155,7 +155,7 @@ static void feed_forward(const Pass *pass, const Layer *layer, Thread *thread) {
             vec g = load(gate + i);
             store(y + i, g / (1.0f + vexp(-g)) * load(up + i));
         }
-        quantize_token(&inner, t);
+        prepare_token(&inner, t);
     }
     barrier(thread);
     products((const Matrix *const[]){&layer->down}, 1, &inner, pass->tokens, pass->x, pass->dim, 1, thread);
@@ -206,10 +206,8 @@ void linear(const Matrix *w, const Inputs *inputs, int64_t tokens, float *y, int
     {
         Thread thread = {&team, 0, 0};
 #endif
-        if (in.group) {
-            for (int t; (t = take(&thread, (int)tokens)) >= 0;) quantize_token(&in, t);
-            barrier(&thread);
-        }
+        for (int t; (t = take(&thread, (int)tokens)) >= 0;) prepare_token(&in, t);
+        barrier(&thread);
         products(&w, 1, &in, tokens, y, ldy, 0, &thread);
     }
 }

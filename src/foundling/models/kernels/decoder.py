@@ -15,7 +15,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from foundling.models.config import AttentionConfig, MLPConfig, ModelConfig, NormConfig, RopeConfig
+from foundling.models.config import AttentionConfig, MLPConfig, NormConfig, RopeConfig
 from foundling.models.context import Context
 from foundling.models.kernels.panels import PANEL, Weight, weight_of
 from foundling.models.kernels.structs import Cache, Inputs, Layer, Matrix, Pass, Shape, address, compiled
@@ -50,7 +50,9 @@ class NativeDecoder:
         self.config = module.config
         self.norms: list[Tensor] = []
         self.ropes: list[tuple[RopeConfig, int]] = []
-        self.layers = (Layer * len(module.blocks))(*(self._layer(i, cast(Block, b)) for i, b in enumerate(module.blocks)))
+        self.layers = (Layer * len(module.blocks))(
+            *(self._layer(i, cast(Block, b)) for i, b in enumerate(module.blocks))
+        )
         self.norm = self._norm(module.norm)
         first = self.layers[0]
         self.widths = (first.q.n + first.k.n + first.v.n, 2 * max(layer.gate.n for layer in self.layers))
@@ -84,14 +86,7 @@ class NativeDecoder:
     def head(self, h: Tensor) -> Tensor:
         """Logits (..., vocab) float32 of hidden states (..., dim)."""
         weight = self.weights["head"].struct
-        x = h.flatten(0, -2).float().contiguous()
-        n, groups = x.shape[0], max(weight.k // weight.group, 1) if weight.group else 1
-        codes, scales = torch.empty(x.shape, dtype=torch.int8), torch.empty(n, groups)
-        zeros = torch.empty(n, groups, dtype=torch.int32)
-        inputs = Inputs(address(x), address(codes), address(scales), address(zeros), weight.k, 0, 0)
-        y = torch.empty(n, weight.n)
-        self.library.linear(ctypes.byref(weight), ctypes.byref(inputs), n, address(y), weight.n, torch.get_num_threads())
-        return y.unflatten(0, h.shape[:-1])
+        return linear(self.library, weight, h)
 
     def _layer(self, index: int, block: Block) -> Layer:
         attention, mlp = cast(AttentionConfig, block.mixer.config), block.ffn
@@ -112,7 +107,7 @@ class NativeDecoder:
         layer.shape = Shape(heads, attention.n_kv_heads, width, 0, attention.window or 0, width**-0.5)
         return layer
 
-    def _norm(self, norm: nn.Module) -> tuple[int | None, float]:
+    def _norm(self, norm: object) -> tuple[int | None, float]:
         """Address and epsilon of a norm's scales, kept as float32."""
         assert isinstance(norm, Norm)
         scales = norm.weight.detach().float() + (1.0 if norm.config.unit_offset else 0.0)
@@ -137,13 +132,18 @@ class NativeDecoder:
         first, config = self.layers[0], self.config
         inputs = [
             Inputs(*(address(space[f"{name}_{part}"]) for part in ("values", "codes", "scales", "zeros")), k, 0, 0)
-            for name, k in (("wide", config.dim), ("mid", first.o.k), ("inner", max(layer.down.k for layer in self.layers)))
+            for name, k in (
+                ("wide", config.dim),
+                ("mid", first.o.k),
+                ("inner", max(layer.down.k for layer in self.layers)),
+            )
         ]
         work = Pass(
             self.layers, len(self.layers), config.dim, *self.norm, x.shape[0], table.shape[1], longest,
             address(x), address(rows), address(positions), address(slots), address(table), None, *inputs,
-            address(space["qkv"]), address(space["gated"]), *self.widths, address(space["scores"]), address(space["keys"]),
-            space["scores"].shape[1], space["keys"].shape[1] // PANEL, None, 0,
+            address(space["qkv"]), address(space["gated"]), *self.widths,
+            address(space["scores"]), address(space["keys"]), space["scores"].shape[1], space["keys"].shape[1] // PANEL,
+            None, 0,
         )  # fmt: skip
         work.keep = (table, rows, positions, slots)
         return work
@@ -165,10 +165,21 @@ class NativeDecoder:
         widths = {"wide": self.config.dim, "mid": first.o.k, "inner": self.widths[1] // 2}
         for name, k in widths.items():
             tensors[f"{name}_values"] = torch.empty(tokens, k)
-            tensors[f"{name}_codes"] = torch.empty(tokens, k, dtype=torch.int8)
+            tensors[f"{name}_codes"] = torch.empty(tokens, k, dtype=torch.int16)  # int8 or bfloat16
             tensors[f"{name}_scales"] = torch.empty(tokens, k // PANEL)
             tensors[f"{name}_zeros"] = torch.empty(tokens, k // PANEL, dtype=torch.int32)
         return Space(tokens, longest, tensors)
+
+
+def linear(library: ctypes.CDLL, weight: Matrix, x: Tensor) -> Tensor:
+    """x (..., k) -> x W^T + bias (..., n) float32 by the kernels."""
+    rows = x.flatten(0, -2).float().contiguous()
+    n, groups = rows.shape[0], weight.k // weight.group if weight.group else 1
+    codes, scales = torch.empty(rows.shape, dtype=torch.int16), torch.empty(n, groups)
+    zeros, y = torch.empty(n, groups, dtype=torch.int32), torch.empty(n, weight.n)
+    inputs = Inputs(address(rows), address(codes), address(scales), address(zeros), weight.k, 0, 0)
+    library.linear(ctypes.byref(weight), ctypes.byref(inputs), n, address(y), weight.n, torch.get_num_threads())
+    return y.unflatten(0, x.shape[:-1])
 
 
 def native(module: LanguageModel) -> NativeDecoder | None:
@@ -228,6 +239,3 @@ def _aligned(rows: int, columns: int) -> Tensor:
     whole = torch.empty(rows * columns + PANEL)
     skip = -whole.data_ptr() % 64 // 4
     return whole[skip : skip + rows * columns].view(rows, columns)
-
-
-__all__ = ["Matrix", "ModelConfig", "NativeDecoder", "native"]

@@ -15,46 +15,62 @@ typedef struct {
     const float *bias; /* or NULL */
 } Matrix;
 
-/* Inputs of a product: float32 for dense weights; for integer ones int8 with a scale per group. */
+/* Inputs of a product, in the form that the weights' kind wants: float32 for F32, bfloat16 where the CPU multiplies
+   that, and for integer weights int8 with a scale per group. */
 typedef struct {
     float *values;  /* (tokens, k) */
-    int8_t *codes;  /* (tokens, k) */
+    void *codes;    /* (tokens, k) bfloat16 or int8 */
     float *scales;  /* (tokens, groups) */
-    int32_t *zeros; /* (tokens, groups): minus the group's sum of codes, times the weights' zero code */
+    int32_t *zeros; /* (tokens, groups): minus the group's sum of codes, times the weights' code for zero */
     int64_t k;
-    int32_t group, zero; /* group = 0: no codes are wanted */
+    int32_t group, kind;
 } Inputs;
+
+#ifdef __AVX512BF16__
+#define HALF_INPUTS 1 /* products of bfloat16 with bfloat16, summed in float32 */
+#else
+#define HALF_INPUTS 0
+#endif
 
 INLINE int groups_of(const Inputs *in) { return (int)(in->k / in->group); }
 
-/* Round one token's values to int8, group by group (largest magnitude -> 127). */
-static void quantize_token(Inputs *in, int64_t token) {
-    if (!in->group) return;
-    int groups = groups_of(in);
-    for (int g = 0; g < groups; g++) {
-        const float *x = in->values + token * in->k + (int64_t)g * in->group;
-        int8_t *q = in->codes + token * in->k + (int64_t)g * in->group;
-        vec most = {0};
-        for (int i = 0; i < in->group; i += LANES) {
-            vec v = load(x + i);
-            most = vmax(most, vmax(v, -v));
-        }
-        float scale = largest(most) / 127.0f, inverse = scale > 0 ? 1.0f / scale : 0.0f;
-        ivec total = {0};
-        for (int i = 0; i < in->group; i += LANES) {
-            vec r = load(x + i) * inverse + ROUNDER;
-            ivec code = (ivec)r - (ivec)splat(ROUNDER);
-            total += code;
+/* int8 codes of a group of values: the largest magnitude becomes 127. Returns their sum. */
+INLINE int32_t round_group(const float *x, int8_t *q, int group, float *scale) {
+    ivec most = {0}; /* magnitudes compare as integers, and there NaN is the largest: it ends up in the scale */
+    for (int i = 0; i < group; i += LANES) {
+        ivec size = (ivec)load(x + i) & 0x7fffffff, greater = size > most;
+        most = (size & greater) | (most & ~greater);
+    }
+    int32_t top = ilargest(most);
+    float largest_size;
+    memcpy(&largest_size, &top, 4);
+    *scale = largest_size / 127.0f;
+    float inverse = largest_size > 0 ? 127.0f / largest_size : 0.0f;
+    ivec total = {0};
+    for (int i = 0; i < group; i += LANES) {
+        ivec code = (ivec)(load(x + i) * inverse + ROUNDER) - (ivec)splat(ROUNDER);
+        total += code;
 #ifdef __AVX512F__
-            _mm_storeu_si128((__m128i *)(q + i), _mm512_cvtsepi32_epi8((__m512i)code));
+        _mm_storeu_si128((__m128i *)(q + i), _mm512_cvtsepi32_epi8((__m512i)code));
 #else
-            for (int j = 0; j < LANES; j++) q[i + j] = (int8_t)code[j];
+        for (int j = 0; j < LANES; j++) q[i + j] = (int8_t)code[j];
 #endif
+    }
+    return isum(total);
+}
+
+/* Bring one token's values into the form that the product wants. */
+static void prepare_token(Inputs *in, int64_t token) {
+    const float *x = in->values + token * in->k;
+    if (in->kind == BF16 && HALF_INPUTS) {
+        for (int64_t i = 0; i < in->k; i += LANES) store_bf16((uint16_t *)in->codes + token * in->k + i, load(x + i));
+    } else if (in->kind >= INT8) {
+        int groups = groups_of(in), zero = in->kind == INT8 ? 128 : 8;
+        for (int g = 0; g < groups; g++) {
+            int64_t at = token * groups + g, first = (int64_t)g * in->group;
+            int8_t *q = (int8_t *)in->codes + token * in->k + first;
+            in->zeros[at] = -zero * round_group(x + first, q, in->group, in->scales + at);
         }
-        int32_t whole = 0;
-        for (int j = 0; j < LANES; j++) whole += total[j];
-        in->scales[token * groups + g] = scale;
-        in->zeros[token * groups + g] = -in->zero * whole;
     }
 }
 
@@ -78,17 +94,17 @@ INLINE void int_tile(const Matrix *w, const Inputs *in, int64_t t0, int64_t p0, 
     int groups = groups_of(in);
     int64_t code_bytes = (int64_t)in->group * LANES * bits / 8, step = code_bytes + (scale_bf16 ? 32 : 64);
     const uint8_t *base = (const uint8_t *)w->data + p0 * groups * step;
-    vec out[tokens][panels];
+    vec out[4][3];
     for (int t = 0; t < tokens; t++)
         for (int p = 0; p < panels; p++) out[t][p] = (vec){0};
     for (int g = 0; g < groups; g++) {
         const uint8_t *at = base + g * step;
-        ivec acc[tokens][panels];
+        ivec acc[4][3];
         for (int t = 0; t < tokens; t++)
             for (int p = 0; p < panels; p++) acc[t][p] = in->zeros[(t0 + t) * groups + g] - (ivec){0};
-        const int8_t *a = in->codes + t0 * in->k + (int64_t)g * in->group;
+        const int8_t *a = (const int8_t *)in->codes + t0 * in->k + (int64_t)g * in->group;
         for (int64_t i = 0; i < code_bytes; i += 64) {
-            ivec codes[panels];
+            ivec codes[3];
             for (int p = 0; p < panels; p++) codes[p] = *(const ivec_u *)(at + p * groups * step + i);
             for (int half = 0; half < 8 / bits; half++) {
                 for (int t = 0; t < tokens; t++) {
@@ -117,14 +133,40 @@ INLINE void int_tile(const Matrix *w, const Inputs *in, int64_t t0, int64_t p0, 
 }
 
 /* A dense tile: `tokens` x `rows` dot products; the lanes are summed at the end. */
+INLINE void half_tile(const Matrix *w, const Inputs *in, int64_t t0, int64_t r0, float *y, int64_t ldy, int add,
+                      int tokens, int rows) {
+#if HALF_INPUTS
+    const uint16_t *x = (const uint16_t *)in->codes + t0 * in->k, *rows_at = (const uint16_t *)w->data + r0 * w->k;
+    __m512 acc[4][4];
+    for (int t = 0; t < tokens; t++)
+        for (int r = 0; r < rows; r++) acc[t][r] = _mm512_setzero_ps();
+    for (int64_t i = 0; i < w->k; i += 2 * LANES) {
+        __mmask32 some = w->k - i < 2 * LANES ? 0xffff : 0xffffffff;
+        __m512bh v[4];
+        for (int r = 0; r < rows; r++) v[r] = (__m512bh)_mm512_maskz_loadu_epi16(some, rows_at + r * w->k + i);
+        for (int t = 0; t < tokens; t++) {
+            __m512bh a = (__m512bh)_mm512_maskz_loadu_epi16(some, x + t * in->k + i);
+            for (int r = 0; r < rows; r++) acc[t][r] = _mm512_dpbf16_ps(acc[t][r], a, v[r]);
+        }
+    }
+    for (int t = 0; t < tokens; t++)
+        for (int r = 0; r < rows; r++) {
+            float s = sum((vec)acc[t][r]);
+            y[t * ldy + r] = add ? y[t * ldy + r] + s : s;
+        }
+#else
+    (void)w, (void)in, (void)t0, (void)r0, (void)y, (void)ldy, (void)add, (void)tokens, (void)rows;
+#endif
+}
+
 INLINE void dense_tile(const Matrix *w, const Inputs *in, int64_t t0, int64_t r0, float *y, int64_t ldy, int add,
                        int tokens, int rows, int bf16) {
     const float *x = in->values + t0 * in->k;
-    vec acc[tokens][rows];
+    vec acc[4][4];
     for (int t = 0; t < tokens; t++)
         for (int r = 0; r < rows; r++) acc[t][r] = (vec){0};
     for (int64_t i = 0; i < w->k; i += LANES) {
-        vec v[rows];
+        vec v[4];
         for (int r = 0; r < rows; r++)
             v[r] = bf16 ? load_bf16((const uint16_t *)w->data + (r0 + r) * w->k + i)
                         : load((const float *)w->data + (r0 + r) * w->k + i);
@@ -168,7 +210,10 @@ static void dense_product(const Matrix *w, const Inputs *in, int64_t t, int toke
         int n = rows - i < 4 ? 1 : 4; /* a tile of four outputs, then single ones */
         for (int j = i; j < i + 4 && j < rows; j += n) {
             float *y = to + j;
-#define DENSE(T, N) dense_tile(w, in, t, r + j, y, ldy, add, T, N, w->kind == BF16)
+#define DENSE(T, N)                                                                \
+    (w->kind == BF16 && HALF_INPUTS ? half_tile(w, in, t, r + j, y, ldy, add, T, N) \
+     : w->kind == BF16              ? dense_tile(w, in, t, r + j, y, ldy, add, T, N, 1) \
+                                    : dense_tile(w, in, t, r + j, y, ldy, add, T, N, 0))
             if (n == 4) tokens == 4 ? DENSE(4, 4) : tokens == 2 ? DENSE(2, 4) : DENSE(1, 4);
             else tokens == 4 ? DENSE(4, 1) : tokens == 2 ? DENSE(2, 1) : DENSE(1, 1);
         }

@@ -22,15 +22,17 @@ class Weight:
         self.struct, self.keep = struct, keep
 
 
-def weight_of(layer: nn.Module, bias: bool = True) -> Weight | None:
+def weight_of(layer: nn.Module) -> Weight | None:
     """The weight of a linear layer (or the matrix of an embedding); None if the kernels do not know its form."""
     if isinstance(layer, QuantizedLinear):
         return _quantized(layer)
+    assert isinstance(layer, nn.Linear | nn.Embedding)
     matrix = layer.weight
     kinds = {torch.float32: F32, torch.bfloat16: BF16}
-    own_bias = getattr(layer, "bias", None)
-    fits = isinstance(matrix, Tensor) and matrix.dtype in kinds and matrix.is_contiguous() and matrix.device.type == "cpu"
-    if not fits or matrix.shape[0] % PANEL or matrix.shape[1] % PANEL:
+    own_bias = layer.bias if isinstance(layer, nn.Linear) else None
+    if matrix.dtype not in kinds or not matrix.is_contiguous() or matrix.device.type != "cpu":
+        return None
+    if matrix.shape[0] % PANEL or matrix.shape[1] % PANEL:
         return None
     shift = None if own_bias is None else own_bias.detach().float().contiguous()
     n, k = matrix.shape
@@ -40,16 +42,22 @@ def weight_of(layer: nn.Module, bias: bool = True) -> Weight | None:
 
 def _quantized(layer: QuantizedLinear) -> Weight | None:
     n, k = layer.out_features, layer.in_features
-    size = layer.scheme.group_size or k
-    group = next((g for g in GROUPS if size % g == 0), None)
-    if group is None or n % PANEL or not layer.scheme.symmetric or layer.weight_packed.device.type != "cpu":
+    fits = (layer.scheme.group_size or k) % GROUPS[-1] == 0 and layer.weight_packed.device.type == "cpu"
+    if not fits or n % PANEL or not layer.scheme.symmetric:
         return None
-    scales = layer.weight_scale.repeat_interleave(size // group, dim=1)
+    group = activation_group(layer)
+    scales = layer.weight_scale.repeat_interleave(k // layer.weight_scale.shape[1] // group, dim=1)
     half = bool((scales.bfloat16().to(scales.dtype) == scales).all())
     panels = pack_panels(layer.codes(), scales.to(torch.bfloat16 if half else torch.float32), layer.scheme.bits)
     shift = None if layer.bias is None else layer.bias.detach().float().contiguous()
     kind = INT8 if layer.scheme.bits == 8 else INT4
     return Weight(Matrix(kind, group, int(half), 0, n, k, address(panels), address(shift)), panels, shift)
+
+
+def activation_group(layer: QuantizedLinear) -> int:
+    """How many inputs of a layer share a scale when they are rounded."""
+    size = layer.scheme.group_size or layer.in_features
+    return next(group for group in GROUPS if size % group == 0)
 
 
 def pack_panels(codes: Tensor, scales: Tensor, bits: int) -> Tensor:

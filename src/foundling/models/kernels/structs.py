@@ -31,7 +31,7 @@ class Inputs(Structure):
 
     _fields_ = [
         ("values", c_void_p), ("codes", c_void_p), ("scales", c_void_p), ("zeros", c_void_p),
-        ("k", c_int64), ("group", c_int32), ("zero", c_int32),
+        ("k", c_int64), ("group", c_int32), ("kind", c_int32),
     ]  # fmt: skip
 
 

@@ -5,7 +5,7 @@
 #include <omp.h>
 #endif
 
-#define SPINS 20000 /* then let others run: the machine may have fewer free cores than the team has threads */
+#define SPINS 1000 /* then let others run: the machine may have fewer free cores than the team has threads */
 
 typedef struct {
     atomic_int waiting, round;

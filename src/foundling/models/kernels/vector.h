@@ -40,6 +40,24 @@ INLINE float sum(vec v) {
     return s[0];
 #endif
 }
+INLINE int32_t isum(ivec v) {
+#ifdef __AVX512F__
+    return _mm512_reduce_add_epi32((__m512i)v);
+#else
+    int32_t s = 0;
+    for (int i = 0; i < LANES; i++) s += v[i];
+    return s;
+#endif
+}
+INLINE int32_t ilargest(ivec v) {
+#ifdef __AVX512F__
+    return _mm512_reduce_max_epi32((__m512i)v);
+#else
+    int32_t m = v[0];
+    for (int i = 1; i < LANES; i++) m = v[i] > m ? v[i] : m;
+    return m;
+#endif
+}
 INLINE float largest(vec v) {
 #ifdef __AVX512F__
     return _mm512_reduce_max_ps((__m512)v);
@@ -49,7 +67,7 @@ INLINE float largest(vec v) {
     return m;
 #endif
 }
-INLINE vec vmax(vec a, vec b) {
+INLINE vec vmax(vec a, vec b) { /* b where either is NaN, so that a NaN in b gets through */
 #ifdef __AVX512F__
     return (vec)_mm512_max_ps((__m512)a, (__m512)b);
 #else
@@ -65,10 +83,10 @@ INLINE vec fma16(vec a, vec b, vec c) {
 #endif
 }
 
-/* exp(x): 2^k times a polynomial in the fraction; relative error below 3e-7; 0 under -87, and x is cut at 88. */
+/* exp(x): 2^k times a polynomial in the fraction; relative error below 3e-7; 0 under -87, x is cut at 88, NaN stays. */
 INLINE vec vexp(vec x) {
     ivec tiny = x < -87.0f;
-    x = -vmax(-x, splat(-88.0f));
+    x = -vmax(splat(-88.0f), -x);
     x = (vec)((ivec)x & ~tiny);
     vec k = (x * 1.44269504f + ROUNDER) - ROUNDER;
     vec r = x - k * 0.693359375f + k * 2.12194440e-4f;
