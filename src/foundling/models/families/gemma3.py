@@ -1,4 +1,4 @@
-"""Gemma 3, text (arXiv:2503.19786): Gemma 2 with normed queries and keys for caps, five windowed layers to a full one."""
+"""Gemma 3, text (arXiv:2503.19786): normed queries and keys instead of caps, five windowed layers to a full one."""
 
 from __future__ import annotations
 

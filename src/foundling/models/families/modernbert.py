@@ -31,8 +31,16 @@ NAMES = {
     "norm": "final_norm",
 }
 HEAD = {"transform.dense": "head.dense", "transform.norm": "head.norm", "output_bias": "decoder"}
-TRAINING = """initializer_cutoff_factor deterministic_flash_attn reference_compile repad_logits_with_grad
-sparse_prediction sparse_pred_ignore_index classifier_pooling cls_token_id""".split()
+TRAINING = (
+    "initializer_cutoff_factor",
+    "deterministic_flash_attn",
+    "reference_compile",
+    "repad_logits_with_grad",
+    "sparse_prediction",
+    "sparse_pred_ignore_index",
+    "classifier_pooling",
+    "cls_token_id",
+)
 
 
 def from_hf(hf: Fields) -> ModelConfig:
