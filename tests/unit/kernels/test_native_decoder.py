@@ -152,3 +152,6 @@ def test_what_it_does_not_know_is_left_to_the_module() -> None:
         1, AttentionConfig(n_heads=2, n_kv_heads=2, head_dim=32), MLPConfig(hidden=64, activation="relu")
     )
     assert native(build(ModelConfig(family="foundling", vocab_size=80, dim=64, blocks=blocks), 0)) is None
+    module = tiny()
+    module.blocks[0].ffn.up = nn.Sequential(module.blocks[0].ffn.up)  # such as an adapter around a layer
+    assert native(module) is None
