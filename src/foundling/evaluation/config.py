@@ -45,7 +45,13 @@ class ExpressionsConfig(Config):
 class EvaluateConfig(Config):
     """The `evaluate` stage."""
 
-    tasks: tuple[str, ...] = option(("bits-per-byte", "syntax", "expressions"), "tasks, by name", min_length=1)
+    tasks: tuple[str, ...] = option(
+        ("bits-per-byte", "syntax", "expressions"),
+        "tasks: names, or YAML files of your own",
+        min_length=1,
+    )
+    chat: bool = option(False, "put the questions of task files through the chat template")
+    shots: int | None = option(None, "worked examples of task files; null: what each file says", ge=0)
     seed: int = option(0, "seeds sampling and resampling")
     limit: int | None = option(None, "use only the first items of each task", gt=0)
     block: int = option(64, "items asked and saved together: a broken-off run repeats at most one block", gt=0)

@@ -48,12 +48,13 @@ def questions(spec: TaskFile, folder: Path, answer_of: Callable[[Row], str]) -> 
         FoundlingError: naming the row that lacks a column, or has no worked examples.
     """
     rows = rows_of(spec.data, folder)
-    examples = rows_of(spec.shots.data, folder) if spec.shots.data else []
-    if spec.shots.count and not spec.shots.data:
-        examples, rows = rows[: spec.shots.count], rows[spec.shots.count :]
+    pools: dict[str, tuple[Exchange, ...]] = {}
+    if spec.shots.count:
+        examples = rows_of(spec.shots.data, folder) if spec.shots.data else rows
+        pools, used = _pools(spec, examples, answer_of)
+        rows = [row for row in rows if row.where not in used]  # what is shown is not asked
         if not rows:
-            raise FoundlingError(f"task {spec.name!r} has no rows left", f"{spec.shots.count} are worked examples")
-    pools = _pools(spec, examples, answer_of)
+            raise FoundlingError(f"task {spec.name!r} has no rows left", f"all {len(used)} are worked examples")
     made, seen = [], set()
     for number, row in enumerate(rows):
         name = str(evaluate(spec.id, row)) if spec.id else str(number)
@@ -67,20 +68,28 @@ def questions(spec: TaskFile, folder: Path, answer_of: Callable[[Row], str]) -> 
     return made
 
 
-def _pools(spec: TaskFile, examples: Sequence[Row], answer_of: Callable[[Row], str]) -> dict[str, tuple[Exchange, ...]]:
-    """Worked examples by the value of `shots.same` ("" for all), at most `shots.count` of each."""
+def _pools(
+    spec: TaskFile, examples: Sequence[Row], answer_of: Callable[[Row], str]
+) -> tuple[dict[str, tuple[Exchange, ...]], set[str]]:
+    """Worked examples by the value of `shots.same` ("" for all), at most `shots.count` of each; and their rows."""
     pools: dict[str, tuple[Exchange, ...]] = {}
+    used = set()
     for row in examples:
-        key = str(evaluate(f"row[{spec.shots.same!r}]", row)) if spec.shots.same else ""
+        key = _group(spec, row)
         if len(pools.get(key, ())) < spec.shots.count:
             pools[key] = (*pools.get(key, ()), (render(spec.prompt, row), answer_of(row)))
-    return pools
+            used.add(row.where)
+    return pools, used
+
+
+def _group(spec: TaskFile, row: Row) -> str:
+    return str(evaluate(f"row[{spec.shots.same!r}]", row)) if spec.shots.same else ""
 
 
 def _shots_for(spec: TaskFile, pools: dict[str, tuple[Exchange, ...]], row: Row) -> tuple[Exchange, ...]:
     if spec.shots.count == 0:
         return ()
-    key = str(evaluate(f"row[{spec.shots.same!r}]", row)) if spec.shots.same else ""
+    key = _group(spec, row)
     shots = pools.get(key, ())
     if len(shots) < spec.shots.count:
         group = f" with {spec.shots.same} {key!r}" if spec.shots.same else ""

@@ -14,13 +14,16 @@ and `id` are Jinja expressions. A field that a row does not have is an error tha
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
-from foundling.core.config import Config, option, parse
+from foundling.core.config import Config, canonical_json, option, parse
 from foundling.core.errors import FoundlingError
+from foundling.core.files import sha256_file
+from foundling.evaluation.config import EvaluateConfig
 from foundling.evaluation.rows import Row, find_file, read_rows
 
 BUILT_IN = Path(__file__).parent / "tasks" / "files"
@@ -121,6 +124,18 @@ def read_task_file(name_or_path: str) -> tuple[TaskFile, Path]:
 def built_in_tasks() -> list[str]:
     """Names of the tasks that ship with the package."""
     return sorted(path.stem for path in BUILT_IN.glob("*.yaml"))
+
+
+def outside(config: EvaluateConfig) -> dict[str, str]:
+    """Content hashes of the task files and data that a config names: they are part of the evaluation's key."""
+    hashes = {}
+    for name in config.tasks:
+        if name in built_in_tasks() or name.endswith((".yaml", ".yml")):
+            spec, folder = read_task_file(name)
+            sources = [spec.data, *([spec.shots.data] if spec.shots.data else [])]
+            hashes[name] = hashlib.sha256(canonical_json(spec.model_dump(mode="json")).encode()).hexdigest()
+            hashes |= {f"{name}:{data.file}": sha256_file(data_path(data, folder)) for data in sources}
+    return hashes
 
 
 def data_path(data: Data, folder: Path) -> Path:

@@ -35,7 +35,14 @@ def evaluate(expression: str, row: Row) -> Any:
 def _environment() -> ImmutableSandboxedEnvironment:
     environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
     environment.filters["regex_replace"] = lambda text, pattern, new: re.sub(pattern, new, text)
+    environment.filters["semicolons"] = lambda text: [part.strip() for part in text.split(";") if part.strip()]
+    environment.filters["wikihow"] = _without_wikihow_marks
     return environment
+
+
+def _without_wikihow_marks(text: str) -> str:
+    """HellaSwag's clean-up of its WikiHow half, as lm-eval does it."""
+    return re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". ")).replace("  ", " ")
 
 
 @lru_cache(maxsize=256)

@@ -75,9 +75,11 @@ class Choices:
         """Chance, and always choosing the most common right index."""
         options: list[Options] = [item.data[1] for item in self._items]
         chance = float(np.mean([len(o.right) / len(o.texts) for o in options]))
+        beside = [Reference("chance", chance)]
         firsts = [o.right[0] for o in options]
-        majority = max(np.mean([f == index for f in firsts]) for index in set(firsts))
-        beside = [Reference("chance", chance), Reference("most common answer", float(majority))]
+        if len(set(firsts)) > 1:  # where the right option always comes first, its place says nothing
+            most = max(firsts.count(index) for index in set(firsts))
+            beside.append(Reference("most common answer", most / len(firsts)))
         return {name: beside if name.startswith("acc") else beside[:1] for name in self.spec.metrics if name != "brier"}
 
     def _pair(self, question: Question, option: str) -> tuple[Any, str]:

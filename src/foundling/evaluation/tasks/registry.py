@@ -9,6 +9,7 @@ from foundling.core.errors import FoundlingError, nearest
 from foundling.evaluation.config import EvaluateConfig
 from foundling.evaluation.documents import Documents
 from foundling.evaluation.task import Evaluable
+from foundling.evaluation.task_file import built_in_tasks, read_task_file
 
 
 def make_tasks(config: EvaluateConfig, corpus: Artifact | None) -> list[Evaluable]:
@@ -18,16 +19,39 @@ def make_tasks(config: EvaluateConfig, corpus: Artifact | None) -> list[Evaluabl
         FoundlingError: no task of that name, or the same one twice.
     """
     documents = Documents(corpus)
-    made = []
-    for name in config.tasks:
-        if name not in _BUILT_IN:
-            raise FoundlingError(f"no task is called {name!r}", nearest(name, _BUILT_IN) or ", ".join(_BUILT_IN))
-        made.append(_BUILT_IN[name](config, documents))
+    made = [
+        _BUILT_IN[name](config, documents) if name in _BUILT_IN else _from_file(config, name) for name in config.tasks
+    ]
     names = [task.task.name for task in made]
     doubled = next((name for name in names if names.count(name) > 1), None)
     if doubled is not None:
         raise FoundlingError(f"the task {doubled!r} is given twice")
     return made
+
+
+def task_names() -> list[str]:
+    """Every task that has a name: those in Python and the task files that ship with the package."""
+    return sorted([*_BUILT_IN, *built_in_tasks()])
+
+
+def _from_file(config: EvaluateConfig, name: str) -> Evaluable:
+    if name not in built_in_tasks() and not name.endswith((".yaml", ".yml")):
+        names = task_names()
+        raise FoundlingError(f"no task is called {name!r}", nearest(name, names) or ", ".join(names))
+    from foundling.evaluation.tasks.choices import Choices
+    from foundling.evaluation.tasks.continuation import Continuation, Texts
+    from foundling.evaluation.tasks.generation import Generation
+
+    spec, folder = read_task_file(name)
+    if config.shots is not None:
+        spec = spec.model_copy(update={"shots": spec.shots.model_copy(update={"count": config.shots})})
+    if spec.kind == "text":
+        return Texts(spec, folder)
+    if spec.kind == "choices":
+        return Choices(spec, folder, config.chat)
+    if spec.kind == "continuation":
+        return Continuation(spec, folder, config.chat)
+    return Generation(spec, folder, config.chat)
 
 
 def _bits_per_byte(config: EvaluateConfig, documents: Documents) -> Evaluable:
