@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, Mamba2Config, MambaConfig, RwkvConfig
+from transformers import AutoModelForCausalLM, JambaConfig, Mamba2Config, MambaConfig, RwkvConfig
 from transformers import PretrainedConfig as HFConfig
 
 from foundling.core.errors import FoundlingError
@@ -18,6 +18,8 @@ from foundling.models.language_model import LanguageModel
 
 SHAPE = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 3}
 MAMBA2 = {**SHAPE, "num_heads": 8, "head_dim": 8, "state_size": 8, "chunk_size": 8}
+JAMBA = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 40, "mamba_d_state": 5}
+JAMBA |= {"attn_layer_period": 3, "attn_layer_offset": 1, "num_experts_per_tok": 2}
 CASES = {
     "mamba": MambaConfig(**SHAPE),
     "mamba-biases-untied": MambaConfig(
@@ -28,6 +30,8 @@ CASES = {
     "mamba2-limits": Mamba2Config(
         **MAMBA2, n_groups=1, use_bias=True, time_step_limit=(0.01, 0.5), tie_word_embeddings=True
     ),
+    "jamba": JambaConfig(**SHAPE, **JAMBA, num_experts=3, router_aux_loss_coef=0.0),
+    "jamba-dense": JambaConfig(**SHAPE, **JAMBA, num_experts=1, mamba_dt_rank=5, mamba_proj_bias=True, mamba_expand=1),
     "rwkv": RwkvConfig(**SHAPE, attention_hidden_size=32, intermediate_size=56),
 }
 
@@ -60,7 +64,7 @@ def test_logits_equal_with_padding_and_packed_documents(pair: tuple) -> None:
     expected = logits(reference, ids)
     torch.testing.assert_close(ours(ids), expected, atol=1e-4, rtol=0)
 
-    segments = torch.tensor([[0] * 24, [0] * 17 + [-1] * 7])
+    segments = torch.tensor([[0] * 24, [0] * 17 + [-1] * 7])  # padding at the end changes nothing before it
     padded = ours(ids, Context.packed(segments))
     torch.testing.assert_close(padded[segments == 0], expected[segments == 0], atol=1e-4, rtol=0)
 
@@ -73,16 +77,20 @@ def test_logits_equal_with_padding_and_packed_documents(pair: tuple) -> None:
 def test_cached_decoding_equals_the_full_pass(pair: tuple) -> None:
     """Guards the state slots through a whole model: prompts of different lengths, one to several tokens a step."""
     _, ours = pair
-    ids, lengths, slots = tokens(2, 20), [20, 13], torch.tensor([2, 1])
-    state = ours.new_state(3, 1, 4, torch.float32, "cpu")
+    ids, lengths, slots, block = tokens(2, 20), [20, 13], torch.tensor([2, 1]), 4
+    table = torch.tensor([[7, 2, 9, 1, 5], [3, 8, 4, 6, 0]])
+    state = ours.new_state(3, 10, block, torch.float32, "cpu")
     expected = [ours(ids[row : row + 1, : lengths[row]])[0] for row in range(2)]
     for step in [[(0, 6), (0, 4)], [(6, 7), (4, 5)], [(7, 12), (5, 8)], [(12, 20), (8, 13)]]:
         time = max(end - start for start, end in step)
         new = torch.zeros(2, time, dtype=torch.int64)
+        places = torch.zeros_like(new)
         for row, (start, end) in enumerate(step):
+            index = torch.arange(start, end)
             new[row, : end - start] = ids[row, start:end]
+            places[row, : end - start] = table[row, index // block] * block + index % block
         starts, ends = torch.tensor(step).unbind(1)
-        view = CacheView(torch.zeros_like(new), torch.zeros(2, 1, dtype=torch.int64), starts, ends - starts, slots)
+        view = CacheView(places, table, starts, ends - starts, slots)
         found = ours(new, Context(starts[:, None] + torch.arange(time), cache=view), state)
         for row, (start, end) in enumerate(step):
             torch.testing.assert_close(found[row, : end - start], expected[row][start:end], atol=1e-4, rtol=0)

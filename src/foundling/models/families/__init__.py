@@ -25,6 +25,7 @@ FAMILIES = {  # model_type -> module of this package
     "gemma3_text": "gemma3",
     "gpt2": "gpt2",
     "gpt_neox": "gpt_neox",
+    "jamba": "jamba",
     "llama": "llama",
     "mamba": "mamba",
     "mamba2": "mamba2",

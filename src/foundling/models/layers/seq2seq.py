@@ -1,7 +1,7 @@
 """Recurrent sequence-to-sequence: a fixed vector between encoder and decoder, or attention over the source.
 
 - none: Sutskever et al. 2014, arXiv:1409.3215. The decoder knows the source only through its initial state.
-- additive: Bahdanau et al. 2014, arXiv:1409.0473. The state before the token attends, and the context is fed to the cell:
+- additive: Bahdanau et al. 2014, arXiv:1409.0473. The state before the token attends, the context goes to the cell:
   e_s = v . tanh(W h_(t-1) + U source_s), which makes the decoder sequential by design.
 - dot: Luong et al. 2015, arXiv:1508.04025 (global, general score). The state after the token attends, so a whole target
   is one pass over the cell: h~_t = tanh(W_c [context_t; h_t]).
