@@ -72,7 +72,9 @@ def test_an_altered_manifest_is_found(tmp_path: Path) -> None:
     assert "has changed" in Store(tmp_path).verify(artifact.path)[0]
 
 
-@pytest.mark.parametrize(("change", "problem"), [("unlink", "is missing"), ("truncate", "has 3 bytes"), ("add", "does not belong")])
+@pytest.mark.parametrize(
+    ("change", "problem"), [("unlink", "is missing"), ("truncate", "has 3 bytes"), ("add", "does not belong")]
+)
 def test_missing_truncated_and_foreign_files_are_named(tmp_path: Path, change: str, problem: str) -> None:
     artifact = publish(Store(tmp_path))
     file = artifact.path / "data/weights.bin"

@@ -32,8 +32,9 @@ class BitsPerByte:
 
     @cached_property
     def chosen(self) -> list[Document]:
-        """A seeded choice of documents worth `max_bytes`, none longer than a quarter of that."""
-        chosen, total = [], 0
+        """A seeded choice of documents worth `max_bytes`, none longer than a quarter of that; at least the shortest."""
+        chosen: list[Document] = []
+        total = 0
         for document in self.documents.shuffled("bits-per-byte", self.seed):
             size = len(document.text.encode())
             if 0 < size <= max(1, self.config.max_bytes // 4):
@@ -41,7 +42,7 @@ class BitsPerByte:
                 total += size
             if total >= self.config.max_bytes:
                 break
-        return chosen
+        return chosen or [min(self.documents.validation, key=lambda document: len(document.text))]
 
     def items(self) -> Sequence[Item]:
         """The chosen documents."""
