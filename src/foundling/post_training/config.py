@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import model_validator
 
 from foundling.core.config import option
+from foundling.models.adapter_config import AdapterConfig
 from foundling.training.config import ScheduleName, TrainingConfig
 
 EXPRESSIONS = "expressions"
@@ -14,7 +15,21 @@ Policy = Literal["refuse", "skip", "truncate"]
 PreferenceMethod = Literal["dpo", "cdpo", "robust", "ipo", "hinge", "simpo", "orpo", "kto"]
 
 
-class SFTConfig(TrainingConfig):
+class TuningConfig(TrainingConfig):
+    """What all post-training stages share."""
+
+    adapter: AdapterConfig | None = option(
+        None, "train an adapter beside the frozen base and merge it in the end; none: train all weights"
+    )
+
+    @model_validator(mode="after")
+    def _mergeable(self) -> Self:
+        if self.adapter is not None and self.adapter.method == "prompt":
+            raise ValueError("a learned prompt cannot be merged into a model; it is for `foundling adapt`")
+        return self
+
+
+class SFTConfig(TuningConfig):
     """The stage `sft`: the loss is on what the assistant says, and on nothing else."""
 
     data: tuple[str, ...] = option(
@@ -34,7 +49,7 @@ class SFTConfig(TrainingConfig):
     schedule: ScheduleName = option("linear", "shape of the learning rate over the steps")
 
 
-class ReinforceConfig(TrainingConfig):
+class ReinforceConfig(TuningConfig):
     """The stage `reinforce`: GRPO on a task whose answers a verifier can grade."""
 
     task: Literal["expressions"] = option("expressions", "the verifiable task")
@@ -45,6 +60,9 @@ class ReinforceConfig(TrainingConfig):
     clip_low: float = option(0.2, "how far below 1 the probability ratio may push", gt=0, lt=1)
     clip_high: float = option(0.28, "how far above 1 (DAPO's clip-higher)", gt=0)
     kl: float = option(0.0, "weight of the KL penalty to the model it started from; 0: none", ge=0)
+    normalise: Literal["tokens", "answers", "constant"] = option(
+        "tokens", "what the loss is divided by: see post_training/policy.py (DAPO, GRPO, Dr. GRPO)"
+    )
     normalise_std: bool = option(False, "divide advantages by the group's standard deviation (GRPO; Dr. GRPO does not)")
     steps: int = option(30, "optimizer steps, each on fresh samples", ge=1)
     batch_size: int = option(256, "prompts times samples; set by them", ge=1)
@@ -56,7 +74,7 @@ class ReinforceConfig(TrainingConfig):
     warmup: float = option(0.1, "part of the steps in which the rate rises from zero", ge=0, lt=1)
 
 
-class PreferConfig(TrainingConfig):
+class PreferConfig(TuningConfig):
     """The stage `prefer`: learn from pairs of a better and a worse answer, or (kto) from answers judged one by one."""
 
     data: tuple[str, ...] = option(

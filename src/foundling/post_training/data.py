@@ -30,9 +30,19 @@ class Example:
 
 
 def outside(config: Any) -> dict[str, str]:
-    """Content hashes of the files that a config's `data` names: part of the artifact's key."""
+    """What a config's `data` names: content hashes of files, versions of tasks. Part of the artifact's key."""
+    from foundling.evaluation.tasks.expressions import VERSION
+
     paths = [Path(entry).expanduser() for entry in config.data if entry != EXPRESSIONS]
-    return {f"{number}:{path.name}": sha256_file(existing_file(path)) for number, path in enumerate(paths)}
+    hashes = {f"{number}:{path.name}": sha256_file(existing_file(path)) for number, path in enumerate(paths)}
+    return hashes | ({EXPRESSIONS: f"version {VERSION}"} if EXPRESSIONS in config.data else {})
+
+
+def outside_task(config: Any) -> dict[str, str]:
+    """The version of a config's `task`: part of the artifact's key."""
+    from foundling.evaluation.tasks.expressions import VERSION
+
+    return {config.task: f"version {VERSION}"}
 
 
 def read_examples(config: SFTConfig) -> tuple[list[Example], dict[str, int]]:

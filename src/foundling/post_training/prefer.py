@@ -12,7 +12,6 @@ import torch
 from foundling.core.artifacts import Draft
 from foundling.core.errors import FoundlingError
 from foundling.core.stages import Inputs
-from foundling.models.checkpoint import load_module
 from foundling.models.language_model import LanguageModel
 from foundling.post_training.config import EXPRESSIONS, PreferConfig
 from foundling.post_training.own_samples import graded_pairs, sample_answers, training_items
@@ -24,11 +23,9 @@ from foundling.post_training.preferring import (
     mismatched,
     reference_logprobs,
 )
+from foundling.post_training.tuning import load_base, tune, tuned_card, write_tuned
 from foundling.tokenization.tokenizer import Tokenizer
-from foundling.training.model_card import model_card
 from foundling.training.objective import Objective
-from foundling.training.pretrain import LOG, write_model
-from foundling.training.trainer import Trainer
 
 PAIRS = "preferences.jsonl"
 
@@ -40,8 +37,7 @@ def build_preferred(config: PreferConfig, inputs: Inputs, draft: Draft) -> None:
         FoundlingError: rows that are no pairs, a task on which every answer is right or every one wrong, no pair left.
     """
     base = inputs["base"]
-    tokenizer = Tokenizer.load(base.path)
-    module = load_module(base.path)
+    module, tokenizer = load_base(base, config)
     counts: Counter[str] = Counter()
     pairs = _pairs(config, module, tokenizer, draft, counts)
     encoded = encode_pairs(pairs, tokenizer, config.context, config.too_long, counts)
@@ -51,31 +47,18 @@ def build_preferred(config: PreferConfig, inputs: Inputs, draft: Draft) -> None:
     steps = config.steps or max(1, round(examples * config.epochs / config.batch_size))
     resolved = config.model_copy(update={"steps": steps})
     objective = _objective(resolved, module, encoded, tokenizer, draft)
-    log = draft.scratch / LOG
-    trainer = Trainer(
-        module,
-        objective,
-        resolved,
-        draft.scratch,
-        log=log,
-        data=f"{base.key} {draft.key}",
-        flops_per_token=module.config.flops_per_token(config.context, training=True),
-        title="prefer",
-    )
-    summary = trainer.fit()
-    draft.seeds["prefer"] = config.seed
-    draft.metrics |= {
-        "pairs": len(encoded),
-        "skipped": dict(counts),
-        "steps": summary.steps,
-        "tokens": summary.tokens,
-        "training_flops": summary.tokens * module.config.flops_per_token(config.context, training=True),
-        "training_loss": summary.loss,
-        **summary.metrics,
-    }
-    draft.timings |= {"tokens_per_s": summary.tokens_per_s, "mfu": summary.mfu, "training_seconds": summary.seconds}
+    summary = tune(module, objective, resolved, base, draft, "prefer")
+    draft.metrics |= {"pairs": len(encoded), "skipped": dict(counts), **summary.metrics}
     _write_pairs(pairs, draft)
-    write_model(module, base.path, draft, log, card=_card(resolved, draft, inputs))
+    card = tuned_card(
+        "Preference-tuned language model",
+        f"Tuned with {config.method.upper()} on {len(encoded):,} pairs of answers, listed in `{PAIRS}`.",
+        resolved,
+        inputs,
+        {"Training": {"loss, last steps": summary.loss}},
+        ("It has learned what these pairs prefer; what it says elsewhere may have become worse.",),
+    )
+    write_tuned(module, tokenizer, resolved, base, draft, card)
 
 
 def _pairs(
@@ -121,15 +104,3 @@ def _write_pairs(pairs: Sequence[Pair], draft: Draft) -> None:
     with (draft.path / PAIRS).open("w", encoding="utf-8") as file:
         for pair in pairs:
             file.write(json.dumps(asdict(pair), ensure_ascii=False) + "\n")
-
-
-def _card(config: PreferConfig, draft: Draft, inputs: Inputs) -> str:
-    metrics = draft.metrics
-    return model_card(
-        "Preference-tuned language model",
-        f"Tuned with {config.method.upper()} on {metrics['pairs']:,} pairs of answers, listed in `{PAIRS}`.",
-        inputs={port: f"{artifact.kind} `{artifact.key}`" for port, artifact in inputs.items()},
-        recipe=json.loads(config.model_dump_json()),
-        results={"Training": {"loss, last steps": metrics["training_loss"]}},
-        limits=("It has learned what these pairs prefer; what it says elsewhere may have become worse.",),
-    )

@@ -7,7 +7,6 @@ a pure function of (seed, step, weights): a killed run goes on bit for bit.
 from __future__ import annotations
 
 import copy
-import json
 from typing import Any
 
 import torch
@@ -18,18 +17,15 @@ from foundling.core.rng import numpy_rng, seed_for
 from foundling.core.stages import Inputs
 from foundling.evaluation.tasks.expressions import Item, generate, grade, messages
 from foundling.inference.engine import Completion, Engine, Request, SamplingParams
-from foundling.models.checkpoint import load_module
 from foundling.models.language_model import LanguageModel
 from foundling.post_training.config import ReinforceConfig
-from foundling.post_training.policy import clipped_policy_loss, group_advantages, kl_penalty
+from foundling.post_training.logprobs import batch_logprobs
+from foundling.post_training.policy import clipped_policy_loss, group_advantages, kl_penalty, normalised_sum
+from foundling.post_training.tuning import load_base, tune, tuned_card, write_tuned
 from foundling.tokenization.chat import render
 from foundling.tokenization.tokenizer import Tokenizer
 from foundling.training.batch import Batch
-from foundling.training.loss import token_logprobs
-from foundling.training.model_card import model_card
 from foundling.training.objective import LossSum
-from foundling.training.pretrain import LOG, write_model
-from foundling.training.trainer import Trainer
 
 POOL = 20_000  # different instructions to draw from
 
@@ -67,26 +63,28 @@ class GroupRelativePolicyOptimization:
         return batch
 
     def loss(self, model: Any, batch: Batch) -> LossSum:
-        """Clipped surrogate, summed over answer tokens; the count is their number."""
-        mask = batch.loss_mask.bool()
-        hidden = model.hidden(batch.tokens)
-        logprobs = token_logprobs(hidden[mask], model.head, batch.targets[mask])
-        old = batch.extra["logprobs"][mask]
-        advantages = batch.extra["advantage"][:, None].expand_as(mask)[mask]
+        """Clipped surrogate over the answers' tokens, divided as `normalise` says."""
+        mask = batch.loss_mask
+        count = float(mask.sum())
+        logprobs = batch_logprobs(model, batch, self.config.temperature)
+        # The engine reports log-probabilities at temperature 1. At another one the only update on these answers is the
+        # first, where old and new are equal.
+        old = batch.extra["logprobs"] if self.config.temperature == 1 else logprobs.detach()
+        advantages = batch.extra["advantage"][:, None].expand_as(mask)
         losses = clipped_policy_loss(logprobs, old, advantages, self.config.clip_low, self.config.clip_high)
         metrics: dict[str, tuple[float | Tensor, float | Tensor]] = {
             "reward": (batch.extra["reward"].sum(), batch.rows),
-            "mismatch": ((logprobs.detach() - old).abs().sum(), len(old)),
+            "mismatch": (((logprobs.detach() - old).abs() * mask).sum(), count),
+            "answer_tokens": (count, batch.rows),
         }
         if self.reference is not None:
             with torch.no_grad():
-                before = token_logprobs(
-                    self.reference.hidden(batch.tokens)[mask], self.reference.head, batch.targets[mask]
-                )
+                before = batch_logprobs(self.reference, batch, self.config.temperature)
             penalty = kl_penalty(logprobs, before)
             losses = losses + self.config.kl * penalty
-            metrics["kl"] = (penalty.detach().sum(), len(old))
-        return LossSum(losses.sum(), max(batch.scored(), 1.0), metrics)
+            metrics["kl"] = ((penalty.detach() * mask).sum(), count)
+        total, divisor = normalised_sum(losses, mask, self.config.normalise, self.config.max_tokens)
+        return LossSum(total, max(divisor, 1.0), metrics)
 
     def _request(self, item: Item, step: int) -> Request:
         prompt = render(self.tokenizer, messages(item), add_generation_prompt=True)
@@ -117,36 +115,20 @@ def build_reinforced(config: ReinforceConfig, inputs: Inputs, draft: Draft) -> N
     """Reinforce the base model on a verifiable task and write it as a Hugging Face directory."""
     base = inputs["base"]
     config = config.model_copy(update={"batch_size": config.prompts * config.samples})
-    tokenizer = Tokenizer.load(base.path)
-    module = load_module(base.path)
-    log = draft.scratch / LOG
-    trainer = Trainer(
-        module,
-        GroupRelativePolicyOptimization(module, tokenizer, config),
-        config,
-        draft.scratch,
-        log=log,
-        data=f"{base.key} {draft.key}",
-        flops_per_token=module.config.flops_per_token(config.context, training=True),
-        title="reinforce",
-    )
-    summary = trainer.fit()
-    draft.seeds["reinforce"] = config.seed
+    module, tokenizer = load_base(base, config)
+    objective = GroupRelativePolicyOptimization(module, tokenizer, config)
+    summary = tune(module, objective, config, base, draft, "reinforce")
     draft.metrics |= {
-        "steps": summary.steps,
         "answers": summary.steps * config.batch_size,
-        "tokens": summary.tokens,
-        "training_flops": summary.tokens * module.config.flops_per_token(config.context, training=True),
         "reward_last_step": summary.metrics["reward"],
         "rollout_mismatch_nats": summary.metrics["mismatch"],
     }
-    draft.timings |= {"tokens_per_s": summary.tokens_per_s, "mfu": summary.mfu, "training_seconds": summary.seconds}
-    card = model_card(
+    card = tuned_card(
         "Model reinforced on a verifiable task",
-        f"Reinforced with GRPO on {draft.metrics['answers']:,} answers to the task `{config.task}`, run to grade them.",
-        inputs={port: f"{artifact.kind} `{artifact.key}`" for port, artifact in inputs.items()},
-        recipe=json.loads(config.model_dump_json()),
-        results={"Training": {"share of answers right, last step": draft.metrics["reward_last_step"]}},
-        limits=("Tuned for one kind of task; what it says elsewhere may have become worse.",),
+        f"Reinforced with GRPO on {draft.metrics['answers']:,} answers to the task `{config.task}`, graded by a run.",
+        config,
+        inputs,
+        {"Training": {"share of answers right, last step": draft.metrics["reward_last_step"]}},
+        ("Tuned for one kind of task; what it says elsewhere may have become worse.",),
     )
-    write_model(module, base.path, draft, log, card=card)
+    write_tuned(module, tokenizer, config, base, draft, card)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -13,19 +12,15 @@ from foundling.core.artifacts import Draft
 from foundling.core.errors import FoundlingError
 from foundling.core.stages import Inputs
 from foundling.models.build import build
-from foundling.models.checkpoint import load_module
-from foundling.models.language_model import LanguageModel
 from foundling.post_training.config import SFTConfig
 from foundling.post_training.data import Example, read_examples
 from foundling.post_training.packing import Encoded, PackedRows
+from foundling.post_training.tuning import load_base, tune, tuned_card, write_tuned
 from foundling.tokenization.chat import render
 from foundling.tokenization.tokenizer import Tokenizer
 from foundling.training.batch import Batch
 from foundling.training.loss import next_token_loss
-from foundling.training.model_card import model_card
 from foundling.training.objective import LossSum
-from foundling.training.pretrain import LOG, write_model
-from foundling.training.trainer import Trainer
 
 
 class SupervisedFineTuning:
@@ -50,41 +45,26 @@ def build_sft(config: SFTConfig, inputs: Inputs, draft: Draft) -> None:
         FoundlingError: rows that are no chats, examples longer than the context, or what the loop refuses.
     """
     base = inputs["base"]
-    tokenizer = Tokenizer.load(base.path)
+    module, tokenizer = load_base(base, config)
+    if config.init == "random":
+        module = build(module.config, config.seed)
     examples, skipped = read_examples(config)
     encoded, too_long = encode(examples, tokenizer, config)
     rows = PackedRows(encoded, config.context, tokenizer.pad_id, config.seed)
     steps = config.steps or max(1, round(rows.rows_in(config.epochs) / config.batch_size))
     resolved = config.model_copy(update={"steps": steps})
-    module = starting_model(load_module(base.path), config)
-    log = draft.scratch / LOG
-    trainer = Trainer(
-        module,
-        SupervisedFineTuning(rows, config.batch_size),
+    summary = tune(module, SupervisedFineTuning(rows, config.batch_size), resolved, base, draft, "sft")
+    draft.metrics |= {"examples": len(encoded), "skipped": skipped | too_long}
+    start = "a base model" if config.init == "base" else "random weights (a control: the base gives only its shape)"
+    card = tuned_card(
+        "Fine-tuned language model",
+        f"Fine-tuned from {start} on {len(encoded):,} examples of {', '.join(config.data)}. It answers chats.",
         resolved,
-        draft.scratch,
-        log=log,
-        data=f"{base.key} {draft.key}",
-        flops_per_token=module.config.flops_per_token(config.context, training=True),
-        title="sft",
+        inputs,
+        {"Training loss (nats a token of the answers)": {"last steps": summary.loss}},
+        ("It answers the kind of request it was trained on; elsewhere its answers are not to be relied on.",),
     )
-    summary = trainer.fit()
-    draft.seeds["sft"] = config.seed
-    draft.metrics |= {
-        "examples": len(encoded),
-        "skipped": skipped | too_long,
-        "steps": summary.steps,
-        "tokens": summary.tokens,
-        "training_flops": summary.tokens * module.config.flops_per_token(config.context, training=True),
-        "training_loss": summary.loss,
-    }
-    draft.timings |= {"tokens_per_s": summary.tokens_per_s, "mfu": summary.mfu, "training_seconds": summary.seconds}
-    write_model(module, base.path, draft, log, card=_card(resolved, draft, inputs))
-
-
-def starting_model(module: LanguageModel, config: SFTConfig) -> LanguageModel:
-    """The base as it is, or its architecture with fresh weights for the control."""
-    return module if config.init == "base" else build(module.config, config.seed)
+    write_tuned(module, tokenizer, resolved, base, draft, card)
 
 
 def encode(
@@ -112,16 +92,3 @@ def encode(
     if not encoded:
         raise FoundlingError(f"no example fits in a context of {config.context} tokens")
     return encoded, dict(counts)
-
-
-def _card(config: SFTConfig, draft: Draft, inputs: Inputs) -> str:
-    metrics = draft.metrics
-    start = "a base model" if config.init == "base" else "random weights (a control: the base gives only its shape)"
-    return model_card(
-        "Fine-tuned language model",
-        f"Fine-tuned from {start} on {metrics['examples']:,} examples of {', '.join(config.data)}. It answers chats.",
-        inputs={port: f"{artifact.kind} `{artifact.key}`" for port, artifact in inputs.items()},
-        recipe=json.loads(config.model_dump_json()),
-        results={"Training loss (nats a token of the answers)": {"last steps": metrics["training_loss"]}},
-        limits=("It answers the kind of request it was trained on; elsewhere its answers are not to be relied on.",),
-    )

@@ -85,7 +85,9 @@ def test_dpo_family_equals_trl(
     model, tokenizer = theirs(directory)
     reference = copy.deepcopy(model)
     arguments = DPOConfig(**trl_arguments(tmp_path), max_length=None, **trl_fields)
-    trainer = DPOTrainer(model, reference, args=arguments, train_dataset=preference_dataset(), processing_class=tokenizer)
+    trainer = DPOTrainer(
+        model, reference, args=arguments, train_dataset=preference_dataset(), processing_class=tokenizer
+    )
     _drift(trainer.model.get_input_embeddings().weight)
     assert_same(_ours(directory, tmp_path, _config(method=method, **fields)), their_loss(trainer))
 

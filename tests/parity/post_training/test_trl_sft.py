@@ -15,7 +15,18 @@ from foundling.post_training.packing import PackedRows
 from foundling.post_training.preference import PairLogprobs, odds_ratio
 from foundling.post_training.sft import SupervisedFineTuning, encode
 
-from .trl_cases import ROWS, assert_same, assistant, make_directory, our_loss, ours, their_loss, theirs, trl_arguments, user
+from .trl_cases import (
+    ROWS,
+    assert_same,
+    assistant,
+    make_directory,
+    our_loss,
+    ours,
+    their_loss,
+    theirs,
+    trl_arguments,
+    user,
+)
 
 CHATS = [
     [*user(ROWS[i][0]), *assistant(ROWS[i][1]), *user(ROWS[j][0]), *assistant(ROWS[j][2])]

@@ -75,7 +75,9 @@ def assistant(text: str) -> list[dict[str, str]]:
 
 
 def preference_dataset() -> Dataset:
-    return Dataset.from_list([{"prompt": user(p), "chosen": assistant(c), "rejected": assistant(r)} for p, c, r in ROWS])
+    return Dataset.from_list(
+        [{"prompt": user(p), "chosen": assistant(c), "rejected": assistant(r)} for p, c, r in ROWS]
+    )
 
 
 def trl_arguments(output: Path, rows: int = len(ROWS)) -> dict[str, Any]:

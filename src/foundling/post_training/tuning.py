@@ -1,0 +1,84 @@
+"""What all post-training stages share: the base model with or without an adapter, the run, the written directory."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+
+from foundling.core.artifacts import Artifact, Draft
+from foundling.core.stages import Inputs
+from foundling.models.adapter_files import save_adapter
+from foundling.models.adapters import attach, merge
+from foundling.models.checkpoint import load_module, save_module
+from foundling.models.language_model import LanguageModel
+from foundling.post_training.config import TuningConfig
+from foundling.tokenization.tokenizer import Tokenizer
+from foundling.training.model_card import model_card
+from foundling.training.objective import Objective
+from foundling.training.trainer import Trainer, TrainingSummary
+
+LOG = "training.log.jsonl"
+ADAPTER = "adapter"  # folder of the tuned model's directory that holds the adapter by itself
+
+
+def load_base(base: Artifact, config: TuningConfig) -> tuple[LanguageModel, Tokenizer]:
+    """The base model, ready to train: whole, or frozen under a fresh adapter."""
+    module = load_module(base.path)
+    if config.adapter is not None:
+        attach(module, config.adapter, config.seed)
+    return module, Tokenizer.load(base.path)
+
+
+def tune(
+    module: LanguageModel, objective: Objective, config: TuningConfig, base: Artifact, draft: Draft, title: str
+) -> TrainingSummary:
+    """Run the loop and record what it did."""
+    trainer = Trainer(
+        module,
+        objective,
+        config,
+        draft.scratch,
+        log=draft.scratch / LOG,
+        data=f"{base.key} {draft.key}",
+        flops_per_token=module.config.flops_per_token(config.context, training=True),
+        title=title,
+    )
+    summary = trainer.fit()
+    draft.seeds[title] = config.seed
+    draft.metrics |= {
+        "steps": summary.steps,
+        "tokens": summary.tokens,
+        "training_flops": summary.tokens * module.config.flops_per_token(config.context, training=True),
+        "training_loss": summary.loss,
+        "trained_parameters": sum(p.numel() for p in module.parameters() if p.requires_grad),
+    }
+    draft.timings |= {"tokens_per_s": summary.tokens_per_s, "mfu": summary.mfu, "training_seconds": summary.seconds}
+    return summary
+
+
+def write_tuned(
+    module: LanguageModel, tokenizer: Tokenizer, config: TuningConfig, base: Artifact, draft: Draft, card: str
+) -> None:
+    """The tuned model as a Hugging Face directory; an adapter is kept by itself too, and merged into the model."""
+    if config.adapter is not None:
+        save_adapter(module, config.adapter, draft.path / ADAPTER, f"../../{base.path.name}")
+        merge(module)
+    save_module(module, draft.path)
+    tokenizer.save(draft.path)
+    (draft.path / "README.md").write_text(card, encoding="utf-8")
+    shutil.copyfile(draft.scratch / LOG, draft.path / LOG)
+
+
+def tuned_card(
+    title: str,
+    summary: str,
+    config: TuningConfig,
+    inputs: Inputs,
+    results: Mapping[str, Mapping[str, float]],
+    limits: Sequence[str],
+) -> str:
+    """The model card of a tuned model."""
+    made_from = {port: f"{artifact.kind} `{artifact.key}`" for port, artifact in inputs.items()}
+    recipe = json.loads(config.model_dump_json())
+    return model_card(title, summary, inputs=made_from, recipe=recipe, results=results, limits=limits)
