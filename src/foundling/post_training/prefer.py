@@ -39,8 +39,10 @@ def build_preferred(config: PreferConfig, inputs: Inputs, draft: Draft) -> None:
     base = inputs["base"]
     module, tokenizer = load_base(base, config)
     counts: Counter[str] = Counter()
-    pairs = _pairs(config, module, tokenizer, draft, counts)
-    encoded = encode_pairs(pairs, tokenizer, config.context, config.too_long, counts)
+    given = read_pairs([entry for entry in config.data if entry != EXPRESSIONS], config.invalid, counts)
+    own = _own_pairs(config, module, tokenizer, draft) if EXPRESSIONS in config.data else []
+    encoded = encode_pairs(given, tokenizer, config.context, config.too_long, counts)
+    encoded += encode_pairs(own, tokenizer, config.context, "skip", counts)  # nobody wrote them: leave out, and count
     if not encoded:
         raise FoundlingError("there is no pair to learn from", f"left out: {dict(counts) or 'nothing'}")
     examples = 2 * len(encoded) if config.method == "kto" else len(encoded)
@@ -49,7 +51,8 @@ def build_preferred(config: PreferConfig, inputs: Inputs, draft: Draft) -> None:
     objective = _objective(resolved, module, encoded, tokenizer, draft)
     summary = tune(module, objective, resolved, base, draft, "prefer")
     draft.metrics |= {"pairs": len(encoded), "skipped": dict(counts), **summary.metrics}
-    _write_pairs(pairs, draft)
+    learned = {one.chosen.source for one in encoded}
+    _write_pairs([pair for pair in (*given, *own) if pair.source in learned], draft)
     card = tuned_card(
         "Preference-tuned language model",
         f"Tuned with {config.method.upper()} on {len(encoded):,} pairs of answers, listed in `{PAIRS}`.",
@@ -61,13 +64,8 @@ def build_preferred(config: PreferConfig, inputs: Inputs, draft: Draft) -> None:
     write_tuned(module, tokenizer, resolved, base, draft, card)
 
 
-def _pairs(
-    config: PreferConfig, module: LanguageModel, tokenizer: Tokenizer, draft: Draft, counts: Counter[str]
-) -> list[Pair]:
-    """The pairs of the files, then those of the model's own answers."""
-    pairs = read_pairs([entry for entry in config.data if entry != EXPRESSIONS], config.invalid, counts)
-    if EXPRESSIONS not in config.data:
-        return pairs
+def _own_pairs(config: PreferConfig, module: LanguageModel, tokenizer: Tokenizer, draft: Draft) -> list[Pair]:
+    """Pairs of the model's own answers to the task, graded by running them."""
     items = training_items(config.examples, config.seed, "prefer")
     graded = sample_answers(
         module, tokenizer, items, config.samples, config.temperature, config.max_tokens, config.seed,
@@ -79,7 +77,7 @@ def _pairs(
     if not own:
         what = f"{share:.0%} of the model's own answers are right: no prompt has both a right and a wrong one"
         raise FoundlingError(what, fix="Sample more answers, or raise the temperature")
-    return pairs + own
+    return own
 
 
 def _objective(
