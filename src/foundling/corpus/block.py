@@ -22,7 +22,7 @@ from foundling.corpus.decontaminate import HeldOut
 from foundling.corpus.documents import SCHEMA, Quarantine, frame, with_ids
 from foundling.corpus.readers import registry
 from foundling.corpus.rules import licences, personal, shape
-from foundling.corpus.rules.rule import Drop, Edit, Outcome, apply
+from foundling.corpus.rules.rule import Outcome, Rule, apply
 from foundling.corpus.signatures import PERMUTATIONS, SHINGLE_WORDS, Signatures, signatures
 from foundling.corpus.sources import Block
 from foundling.corpus.words import word_hashes
@@ -59,7 +59,7 @@ def run(block: Block, config: CorpusConfig, held_out: HeldOut, folder: Path) -> 
     return target
 
 
-def rules_of(config: CorpusConfig) -> list[Drop | Edit]:
+def rules_of(config: CorpusConfig) -> list[Rule]:
     """All rules of a config, in the order in which they run."""
     generated = shape.generated() if config.drop_generated else []
     strip = licences.rules() if config.strip_licences else []

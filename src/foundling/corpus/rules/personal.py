@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from foundling.corpus.config import CorpusConfig, Treatment
-from foundling.corpus.rules.rule import Drop, Edit
+from foundling.corpus.rules.rule import Drop, Edit, Rule
 
 # Published token shapes (their makers document the prefixes for secret scanners), and keys with a body: a text that
 # only mentions "BEGIN PRIVATE KEY" is no secret.
@@ -30,7 +30,7 @@ EMAIL_INSTEAD = "email@example.com"  # stays valid where it stands, also inside 
 SECRET_INSTEAD = "<secret>"
 
 
-def rules(config: CorpusConfig) -> list[Drop | Edit]:
+def rules(config: CorpusConfig) -> list[Rule]:
     """The rules on secrets and e-mail addresses, as the config wants them treated."""
     return [
         *_treat("secret", SECRETS, SECRET_INSTEAD, config.secrets),
@@ -38,7 +38,7 @@ def rules(config: CorpusConfig) -> list[Drop | Edit]:
     ]
 
 
-def _treat(name: str, pattern: str, instead: str, treatment: Treatment) -> list[Drop | Edit]:
+def _treat(name: str, pattern: str, instead: str, treatment: Treatment) -> list[Rule]:
     if treatment == "drop":
         return [Drop(name, lambda d: d["text"].str.contains(pattern))]
     if treatment == "redact":

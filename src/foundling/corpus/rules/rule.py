@@ -10,6 +10,8 @@ import polars as pl
 from foundling.corpus.documents import EXCERPT_CHARACTERS, with_ids
 
 Select = Callable[[pl.DataFrame], pl.Series]
+# (reasons, texts): why each document goes (null: it stays), and the changed texts, if the rules change any.
+Verdict = tuple[pl.Series, pl.Series | None]
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,17 @@ class Edit:
     change: Select
 
 
+@dataclass(frozen=True)
+class Judge:
+    """A published set of rules that are computed together; `judge(documents)` gives each document's verdict."""
+
+    reason: str
+    judge: Callable[[pl.DataFrame], Verdict]
+
+
+Rule = Drop | Edit | Judge
+
+
 @dataclass
 class Outcome:
     """What is left, what went (see `explain`), and counts by reason.
@@ -44,23 +57,35 @@ class Outcome:
     edited: dict[str, tuple[int, int]]
 
 
-def apply(documents: pl.DataFrame, rules: Sequence[Drop | Edit]) -> Outcome:
+def apply(documents: pl.DataFrame, rules: Sequence[Rule]) -> Outcome:
     """Run the rules in order; a document counts under the first rule that drops it."""
     gone = []
     edited: dict[str, tuple[int, int]] = {}
     for rule in rules:
         if isinstance(rule, Edit):
             new = rule.change(documents).rename("text")
-            changed = int((new != documents["text"]).sum())
-            removed = int(documents["text"].str.len_bytes().sum()) - int(new.str.len_bytes().sum())
-            edited[rule.reason] = (changed, removed)
+            edited[rule.reason] = _difference(documents["text"], new)
             documents = documents.with_columns(new)
+        elif isinstance(rule, Judge):
+            reasons, texts = rule.judge(documents)
+            for reason in reasons.drop_nulls().unique(maintain_order=True):
+                gone.append(explain(documents.filter((reasons == reason).fill_null(False)), reason))
+            if texts is not None:
+                new = pl.select(pl.when(reasons.is_null()).then(texts).otherwise(documents["text"])).to_series()
+                edited[rule.reason] = _difference(documents["text"], new)
+                documents = documents.with_columns(new.alias("text"))
+            documents = documents.filter(reasons.is_null())
         else:
             bad = rule.bad(documents).fill_null(True)
             gone.append(explain(documents.filter(bad), rule.reason))
             documents = documents.filter(~bad)
     dropped = pl.concat(gone) if gone else explain(documents.clear(), "")
     return Outcome(documents, dropped, edited)
+
+
+def _difference(old: pl.Series, new: pl.Series) -> tuple[int, int]:
+    """(texts that changed, bytes removed)."""
+    return int((new != old).sum()), int(old.str.len_bytes().sum()) - int(new.str.len_bytes().sum())
 
 
 def explain(documents: pl.DataFrame, reason: str, excerpts: pl.Series | None = None) -> pl.DataFrame:
