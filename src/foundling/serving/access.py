@@ -1,63 +1,74 @@
-"""Who may call: API keys, compared in constant time and never logged."""
+"""Who may call, how often, with how large a body. Keys are compared in constant time and never logged."""
 
 from __future__ import annotations
 
 import hmac
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from foundling.serving.errors import ApiError
+from foundling.serving.rate_limit import RateLimit
+from foundling.serving.request_log import note
 
-OPEN_PATHS = frozenset({"/health"})
+# The page itself holds nothing secret and asks for the key; probes have none.
+OPEN_PATHS = frozenset({"/health", "/ready", "/", "/playground.js", "/playground.css"})
 
 
 class RequireKey:
-    """ASGI middleware that asks for `Authorization: Bearer KEY` on everything but the health check."""
+    """ASGI middleware that asks for `Authorization: Bearer KEY` and counts requests per key."""
 
-    def __init__(self, app: ASGIApp, keys: tuple[str, ...]) -> None:
-        self.app = app
+    def __init__(self, app: ASGIApp, keys: tuple[str, ...], limit: RateLimit) -> None:
+        self.app, self.limit = app, limit
         self.keys = tuple(key.encode() for key in keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on, or answer 401 at the door."""
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS or not self.keys or self._admitted(scope):
-            await self.app(scope, receive, send)
-            return
-        message = "no valid API key: send 'Authorization: Bearer YOUR-KEY'"
-        error = ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
-        await error.response()(scope, receive, send)
+        """Pass on, or answer 401 or 429 at the door."""
+        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+            try:
+                caller = self._caller(scope) if self.keys else 0
+                note(scope, key=caller)
+                self.limit.take(caller)
+            except ApiError as error:
+                await error.response()(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
 
-    def _admitted(self, scope: Scope) -> bool:
+    def _caller(self, scope: Scope) -> int:
+        """The number of the key that was sent, counted from 0."""
         header = dict(scope["headers"]).get(b"authorization", b"")
         given = header.removeprefix(b"Bearer ").strip()
         # Every key is compared in full: neither a match's place in the list nor its prefix shows in the time taken.
-        return sum([hmac.compare_digest(given, key) for key in self.keys]) > 0
+        matches = [hmac.compare_digest(given, key) for key in self.keys]
+        if not any(matches):
+            message = "no valid API key: send 'Authorization: Bearer YOUR-KEY'"
+            raise ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+        return matches.index(True)
 
 
 class LimitBody:
     """ASGI middleware that refuses bodies over `limit` bytes, whether or not they announce their length."""
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
-        self.app = app
-        self.limit = limit
+        self.app, self.limit = app, limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on, counting the body's bytes."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        if int(dict(scope["headers"]).get(b"content-length", b"0")) > self.limit:
+        announced = dict(scope["headers"]).get(b"content-length", b"0")
+        if not announced.isdigit() or int(announced) > self.limit:
             await self._refusal().response()(scope, receive, send)
             return
         seen = 0
 
-        async def counted() -> dict:  # type: ignore[type-arg]
+        async def counted() -> Message:
             nonlocal seen
             message = await receive()
             seen += len(message.get("body", b""))
             if seen > self.limit:
                 raise self._refusal()
-            return dict(message)
+            return message
 
         await self.app(scope, counted, send)
 

@@ -15,6 +15,7 @@ from foundling.core.errors import FoundlingError
 from foundling.serving.engine_loop import Stream
 from foundling.serving.errors import ApiError
 from foundling.serving.replies import Choice
+from foundling.serving.request_log import CLIENT_CLOSED
 from foundling.serving.service import Service
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 DONE = b"data: [DONE]\n\n"
-CLIENT_CLOSED = 499  # nginx's status for "the client left"; nobody reads it
 
 
 async def collect(service: Service, requests: Sequence[Request], http: HttpRequest) -> list[Choice]:
@@ -30,19 +30,32 @@ async def collect(service: Service, requests: Sequence[Request], http: HttpReque
 
     Returns:
         The choices of the first request, then of the second, and so on.
+
+    Raises:
+        ApiError: a refusal, a failed continuation, or the time is up.
     """
-    streams = [service.engine.submit(request) for request in requests]
+    known = [service.cache.find(request) for request in requests]
+    missing = [request for request, answer in zip(requests, known, strict=True) if answer is None]
+    streams = _submit(service, missing)
     try:
-        return await _unless_gone(_gather(streams, service.tokenizer.stop_ids), http)
+        async with asyncio.timeout(service.config.timeout_seconds):
+            fresh = await _unless_gone(_gather(streams, service.tokenizer.stop_ids), http)
     except FoundlingError as error:
         raise ApiError(400, str(error)) from None
+    except TimeoutError:
+        message = f"no answer within {service.config.timeout_seconds:g} seconds"
+        raise ApiError(504, message, kind="server_error", code="timeout") from None
     finally:
-        for stream in streams:
-            service.engine.cancel(stream)
+        _release(service, streams)
+    for request, choices in zip(missing, fresh, strict=True):
+        service.cache.keep(request, choices)
+    service.metrics.cached.inc(len(requests) - len(missing))
+    rest = iter(fresh)
+    return [choice for answer in known for choice in (next(rest) if answer is None else answer)]
 
 
-async def _gather(streams: list[Stream], stop_ids: tuple[int, ...]) -> list[Choice]:
-    return [choice for stream in streams for choice in await _fill(stream, stop_ids)]
+async def _gather(streams: list[Stream], stop_ids: tuple[int, ...]) -> list[list[Choice]]:
+    return [await _fill(stream, stop_ids) for stream in streams]
 
 
 async def _fill(stream: Stream, stop_ids: tuple[int, ...]) -> list[Choice]:
@@ -50,6 +63,23 @@ async def _fill(stream: Stream, stop_ids: tuple[int, ...]) -> list[Choice]:
     async for event in stream:
         choices[event.index].add(event, stop_ids)
     return choices
+
+
+def _submit(service: Service, requests: Sequence[Request]) -> list[Stream]:
+    """Submit all or, if one is refused, none."""
+    streams: list[Stream] = []
+    try:
+        for request in requests:
+            streams.append(service.engine.submit(request))
+    except ApiError:
+        _release(service, streams)
+        raise
+    return streams
+
+
+def _release(service: Service, streams: list[Stream]) -> None:
+    for stream in streams:
+        service.engine.cancel(stream)
 
 
 async def _unless_gone(work: Coroutine[Any, Any, T], http: HttpRequest) -> T:
@@ -88,35 +118,32 @@ async def server_sent(service: Service, requests: Sequence[Request], form: Forma
 
     The first event is awaited before the headers go out, so a refusal by the engine still has its own status.
     """
-    streams = [service.engine.submit(request) for request in requests]
-
-    def release() -> None:
-        for stream in streams:
-            service.engine.cancel(stream)
-
+    streams = _submit(service, requests)
     events = _in_turn(streams)
     try:
         first = await _unless_gone(_first(events), http)
     except FoundlingError as error:
-        release()
+        _release(service, streams)
         raise ApiError(400, str(error)) from None
     except BaseException:
-        release()
+        _release(service, streams)
         raise
-    return EventStream(_encoded(form, first, events), release)
+    body = _encoded(form, first, events)
+    return EventStream(body, lambda: _release(service, streams), service.config.timeout_seconds)
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events that call `release` however the answer ends: finished, failed, or the caller gone."""
+    """Server-sent events that call `release` however the answer ends: finished, failed, too slow, caller gone."""
 
-    def __init__(self, body: AsyncIterator[bytes], release: Callable[[], None]) -> None:
+    def __init__(self, body: AsyncIterator[bytes], release: Callable[[], None], seconds: float) -> None:
         super().__init__(body, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
-        self.release = release
+        self.release, self.seconds = release, seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the events; release whatever happens."""
+        """Send the events; a reader that takes too long is cut off; release whatever happens."""
         try:
-            await super().__call__(scope, receive, send)
+            async with asyncio.timeout(self.seconds):
+                await super().__call__(scope, receive, send)
         finally:
             self.release()
 

@@ -7,46 +7,52 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
+from starlette.types import Scope
 
 from foundling.core.errors import FoundlingError
 from foundling.serving import replies, sampling
 from foundling.serving.answering import collect, server_sent
 from foundling.serving.errors import refused
 from foundling.serving.replies import Choice
+from foundling.serving.request_log import note_usage
 from foundling.serving.requests import ChatBody
-from foundling.serving.service import Service
+from foundling.serving.service import Service, Services
 
 if TYPE_CHECKING:
     from foundling.inference.requests import Event
 
 
-async def answer(service: Service, body: ChatBody, http: HttpRequest) -> Response:
+async def answer(services: Services, body: ChatBody, http: HttpRequest) -> Response:
     """Render the messages with the one chat renderer, run the engine, answer whole or streamed."""
     from foundling.inference.requests import Request
     from foundling.tokenization.chat import render
 
-    service.check_model(body.model)
+    service = services.pick(body.model)
+    for index, message in enumerate(body.messages):
+        service.rules.check_question(message.content or "", f"messages[{index}].content")
     try:
         messages = [message.plain() for message in body.messages]
-        rendered = render(service.tokenizer, messages, add_generation_prompt=True)
+        prompt = render(service.tokenizer, messages, add_generation_prompt=True).ids
     except FoundlingError as error:
         raise refused("messages", str(error)) from None
-    params = sampling.for_chat(body, len(rendered.ids), service.context)
-    request = Request(rendered.ids, params)
+    request = Request(prompt, sampling.for_chat(body, len(prompt), service.context))
     if body.stream:
-        return await server_sent(service, [request], ChatStream(service, body, len(rendered.ids)), http)
+        return await server_sent(service, [request], ChatStream(service, body, len(prompt), http.scope), http)
     if body.stream_options:
         raise refused("stream_options", "stream_options needs stream: true")
     choices = await collect(service, [request], http)
+    used = replies.usage(len(prompt), sum(choice.completion_tokens for choice in choices))
+    note_usage(http.scope, service, body.user, used)
+    service.log_text(http.scope, messages, [choice.text for choice in choices])
     header = replies.Header("chatcmpl", "chat.completion", service.name)
-    used = replies.usage(len(rendered.ids), sum(choice.completion_tokens for choice in choices))
     return JSONResponse(header.reply([_whole(service, body, i, c) for i, c in enumerate(choices)], used))
 
 
 def _whole(service: Service, body: ChatBody, index: int, choice: Choice) -> dict[str, Any]:
+    text = service.rules.clean_answer(choice.text)
     return {
         "index": index,
-        "message": {"role": "assistant", "content": choice.text, "refusal": None},
+        "message": {"role": "assistant", "content": text, "refusal": None},
         "logprobs": _logprobs(service, body, choice),
         "finish_reason": choice.finish_reason,
     }
@@ -59,10 +65,11 @@ def _logprobs(service: Service, body: ChatBody, part: Choice) -> dict[str, Any] 
 class ChatStream:
     """A chat answer in chunks: the role first, then text as it comes, then why it ended, then usage if asked for."""
 
-    def __init__(self, service: Service, body: ChatBody, prompt_tokens: int) -> None:
-        self.service, self.body = service, body
+    def __init__(self, service: Service, body: ChatBody, prompt_tokens: int, scope: Scope) -> None:
+        self.service, self.body, self.scope = service, body, scope
         self.header = replies.Header("chatcmpl", "chat.completion.chunk", service.name)
         self.prompt_tokens, self.completion_tokens = prompt_tokens, 0
+        self.said = [""] * (body.n or 1)
 
     def opening(self) -> Iterable[dict[str, Any]]:
         """One chunk per choice that says who speaks."""
@@ -74,6 +81,9 @@ class ChatStream:
         part = Choice()
         part.add(event, self.service.tokenizer.stop_ids)
         self.completion_tokens += part.completion_tokens
+        self.said[event.index] += part.text
+        if self.service.rules.hold_answers:  # rules on answers need the whole of them
+            part.text = self.service.rules.clean_answer(self.said[event.index]) if event.finish_reason else ""
         logprobs = _logprobs(self.service, self.body, part) if part.tokens else None
         if part.text or logprobs:
             yield self._chunk(event.index, {"content": part.text}, logprobs, None)
@@ -82,8 +92,11 @@ class ChatStream:
 
     def closing(self) -> Iterable[dict[str, Any]]:
         """The usage chunk, if it was asked for."""
+        used = replies.usage(self.prompt_tokens, self.completion_tokens)
+        note_usage(self.scope, self.service, self.body.user, used)
+        self.service.log_text(self.scope, [message.plain() for message in self.body.messages], self.said)
         if self.body.stream_options and self.body.stream_options.include_usage:
-            yield self.header.reply([], replies.usage(self.prompt_tokens, self.completion_tokens))
+            yield self.header.reply([], used)
 
     def _chunk(self, index: int, delta: dict[str, Any], logprobs: Any, finish_reason: str | None) -> dict[str, Any]:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}

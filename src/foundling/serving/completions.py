@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
+from starlette.types import Scope
 
 from foundling.serving import replies, sampling
 from foundling.serving.answering import collect, server_sent
 from foundling.serving.errors import refused
 from foundling.serving.replies import Choice
+from foundling.serving.request_log import note_usage
 from foundling.serving.requests import CompletionBody
-from foundling.serving.service import Service
+from foundling.serving.service import Service, Services
 
 if TYPE_CHECKING:
     from foundling.inference.requests import Event
@@ -21,26 +24,31 @@ if TYPE_CHECKING:
 MAX_PROMPTS = 256
 
 
-async def answer(service: Service, body: CompletionBody, http: HttpRequest) -> Response:
+async def answer(services: Services, body: CompletionBody, http: HttpRequest) -> Response:
     """Run each prompt; choices are numbered prompt by prompt, `n` for each."""
     from foundling.inference.requests import Request
 
-    service.check_model(body.model)
-    if body.echo:
-        raise refused("echo", "echo is not supported")
+    service = services.pick(body.model)
     if len(body.prompt) > MAX_PROMPTS:
         raise refused("prompt", f"at most {MAX_PROMPTS} prompts in one request, got {len(body.prompt)}")
+    if body.stream and body.echo and body.logprobs is not None:
+        raise refused("echo", "echo with logprobs is not streamed; leave out stream, or logprobs")
+    for prompt in body.prompt:
+        service.rules.check_question(prompt if isinstance(prompt, str) else service.tokenizer.decode(prompt), "prompt")
     prompts = [_ids(service, prompt) for prompt in body.prompt]
     requests = [Request(ids, sampling.for_completion(body, len(ids), service.context)) for ids in prompts]
     prompt_tokens = sum(map(len, prompts))
     if body.stream:
-        return await server_sent(service, requests, CompletionStream(service, body, prompt_tokens), http)
+        form = CompletionStream(service, body, prompts, http.scope)
+        return await server_sent(service, requests, form, http)
     if body.stream_options:
         raise refused("stream_options", "stream_options needs stream: true")
     choices = await collect(service, requests, http)
-    header = replies.Header("cmpl", "text_completion", service.name)
+    shown = [_whole(service, body, i, c, prompts[i // (body.n or 1)]) for i, c in enumerate(choices)]
     used = replies.usage(prompt_tokens, sum(choice.completion_tokens for choice in choices))
-    return JSONResponse(header.reply([_choice(service, body, i, c, 0) for i, c in enumerate(choices)], used))
+    note_usage(http.scope, service, body.user, used)
+    service.log_text(http.scope, body.prompt, [choice.text for choice in choices])
+    return JSONResponse(replies.Header("cmpl", "text_completion", service.name).reply(shown, used))
 
 
 def _ids(service: Service, prompt: str | list[int]) -> list[int]:
@@ -53,7 +61,29 @@ def _ids(service: Service, prompt: str | list[int]) -> list[int]:
     return prompt
 
 
-def _choice(service: Service, body: CompletionBody, index: int, part: Choice, offset: int) -> dict[str, Any]:
+def _whole(service: Service, body: CompletionBody, index: int, choice: Choice, prompt: list[int]) -> dict[str, Any]:
+    part = replace(choice, text=service.rules.clean_answer(choice.text))
+    if body.max_tokens == 0:
+        part = Choice(finish_reason="length", completion=choice.completion)
+    if not body.echo:
+        return _choice(service, body, index, part)
+    done = choice.completion
+    first: list[float | None] = [None]  # nothing comes before the first token that could predict it
+    echoed = replace(
+        part,
+        text=_prompt_text(service, prompt) + part.text,
+        tokens=prompt + part.tokens,
+        logprobs=[*first, *((done.prompt_logprobs if done else None) or []), *part.logprobs],
+        alternatives=[{}, *((done.prompt_top_logprobs if done else None) or []), *part.alternatives],
+    )
+    return _choice(service, body, index, echoed)
+
+
+def _prompt_text(service: Service, prompt: list[int]) -> str:
+    return service.tokenizer.decode(prompt)
+
+
+def _choice(service: Service, body: CompletionBody, index: int, part: Choice, offset: int = 0) -> dict[str, Any]:
     logprobs = None
     if body.logprobs is not None:
         logprobs = replies.completion_logprobs(service.tokenizer, part, body.logprobs, offset)
@@ -63,15 +93,21 @@ def _choice(service: Service, body: CompletionBody, index: int, part: Choice, of
 class CompletionStream:
     """A completion in chunks, then usage if it was asked for."""
 
-    def __init__(self, service: Service, body: CompletionBody, prompt_tokens: int) -> None:
-        self.service, self.body = service, body
+    def __init__(self, service: Service, body: CompletionBody, prompts: list[list[int]], scope: Scope) -> None:
+        self.service, self.body, self.prompts, self.scope = service, body, prompts, scope
         self.header = replies.Header("cmpl", "text_completion", service.name)
-        self.prompt_tokens, self.completion_tokens = prompt_tokens, 0
+        self.completion_tokens = 0
+        self.said: dict[int, str] = {}
         self.offsets: dict[int, int] = {}  # per choice: characters of its tokens sent so far
 
     def opening(self) -> Iterable[dict[str, Any]]:
-        """Nothing: a completion has no role to announce."""
-        return ()
+        """The prompts, if they are to be echoed."""
+        n = self.body.n or 1
+        for index in range(len(self.prompts) * n if self.body.echo else 0):
+            yield self.header.reply([_choice(self.service, self.body, index, self._echo(self.prompts[index // n]))])
+
+    def _echo(self, prompt: list[int]) -> Choice:
+        return Choice(_prompt_text(self.service, prompt))
 
     def chunks(self, number: int, event: Event) -> Iterable[dict[str, Any]]:
         """The event as one chunk."""
@@ -79,6 +115,11 @@ class CompletionStream:
         part.add(event, self.service.tokenizer.stop_ids)
         self.completion_tokens += part.completion_tokens
         index = number * (self.body.n or 1) + event.index
+        self.said[index] = self.said.get(index, "") + part.text
+        if self.service.rules.hold_answers:  # rules on answers need the whole of them
+            part.text = self.service.rules.clean_answer(self.said[index]) if event.finish_reason else ""
+        if self.body.max_tokens == 0:
+            part = Choice(finish_reason="length" if event.finish_reason else None)
         chunk = _choice(self.service, self.body, index, part, self.offsets.get(index, 0))
         if chunk["logprobs"]:
             self.offsets[index] = self.offsets.get(index, 0) + sum(map(len, chunk["logprobs"]["tokens"]))
@@ -86,5 +127,8 @@ class CompletionStream:
 
     def closing(self) -> Iterable[dict[str, Any]]:
         """The usage chunk, if it was asked for."""
+        used = replies.usage(sum(map(len, self.prompts)), self.completion_tokens)
+        note_usage(self.scope, self.service, self.body.user, used)
+        self.service.log_text(self.scope, self.body.prompt, list(self.said.values()))
         if self.body.stream_options and self.body.stream_options.include_usage:
-            yield self.header.reply([], replies.usage(self.prompt_tokens, self.completion_tokens))
+            yield self.header.reply([], used)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from pathlib import Path
 
 from foundling.core.config import Config, option
 from foundling.core.errors import FoundlingError
@@ -20,6 +21,15 @@ class ServeConfig(Config):
     api_keys: tuple[str, ...] = option((), f"accepted API keys; {KEYS_VARIABLE} (comma-separated) adds to them")
     drain_seconds: float = option(30.0, "how long SIGTERM lets running requests finish", ge=0)
     max_body_bytes: int = option(8_000_000, "largest request body accepted", ge=1024)
+    max_requests: int = option(256, "requests held at once, running and waiting; more are told 429", ge=1)
+    requests_per_minute: int | None = option(None, "rate limit of each API key; none by default", ge=1)
+    timeout_seconds: float = option(600.0, "longest time that one request may take, slow readers included", gt=0)
+    cost_per_hour: float = option(0.0, "what this machine costs per hour, for the cost per million tokens", ge=0)
+    answer_cache: int = option(0, "whole answers kept for requests that are pinned (temperature 0, or a seed)", ge=0)
+    log: Path | None = option(None, "append one JSON line per request here instead of to standard error")
+    log_prompts: bool = option(False, "log what was asked and answered too; otherwise no text is logged")
+    votes: Path | None = option(None, "append the playground's votes here, as preference rows")
+    rules: Path | None = option(None, "YAML file of guardrails: what may be asked and answered")
 
     def keys(self) -> tuple[str, ...]:
         """The accepted API keys, of the config and of the environment; empty means none is asked for."""

@@ -10,15 +10,18 @@ import asyncio
 import logging
 import queue
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from foundling.serving.errors import ApiError, server_error
 
 if TYPE_CHECKING:
     from foundling.inference.engine import Engine
     from foundling.inference.requests import Event, Request
+    from foundling.serving.metrics import Metrics
 
+T = TypeVar("T")
 log = logging.getLogger("foundling.serving")
 
 
@@ -30,6 +33,8 @@ class Stream:
 
     def __init__(self, request: Request) -> None:
         self.request = request
+        self.submitted = time.perf_counter()
+        self.last_event = 0.0  # when the latest token came; 0: none yet
         self.loop = asyncio.get_running_loop()
         self.inbox: asyncio.Queue[list[Event] | Exception] = asyncio.Queue()
         self.id: Any = None
@@ -50,8 +55,9 @@ class Stream:
 class EngineLoop:
     """Runs `engine.step()` for as long as there is work; sleeps when there is none."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, engine: Engine, max_requests: int, metrics: Metrics) -> None:
+        self.engine, self.max_requests, self.metrics = engine, max_requests, metrics
+        self.held = 0  # requests submitted and not yet cancelled or ended
         self.commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self.streams: dict[Any, Stream] = {}  # by the engine's request id; only the engine's thread writes it
         self.thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -75,19 +81,48 @@ class EngineLoop:
     def submit(self, request: Request) -> Stream:
         """Queue a request, from a running event loop. A refusal by the engine is raised by the stream.
 
+        Every stream must be given back with `cancel`, also when it has ended.
+
         Raises:
-            ApiError: 503 if the engine has stopped.
+            ApiError: 503 if the engine has stopped; 429 if as many requests are held as may be.
         """
         stream = Stream(request)
+        if self.held >= self.max_requests:
+            message = f"the server holds {self.held} requests, as many as it takes; try again soon"
+            raise ApiError(429, message, code="queue_full", kind="rate_limit_error", headers={"Retry-After": "1"})
         with self.door:
             if not self.alive:
                 raise ApiError(503, "the engine has stopped", kind="server_error", code="engine_stopped")
+            self.held += 1
             self.commands.put(lambda: self._add(stream))
         return stream
 
     def cancel(self, stream: Stream) -> None:
-        """Stop a request and free its cache blocks. Harmless when it has already ended."""
+        """Give a stream back: stop its request, if it still runs, and free its cache blocks."""
+        self.held -= 1
         self.commands.put(lambda: self._cancel(stream))
+
+    async def call(self, work: Callable[[Engine], T]) -> T:
+        """The result of `work(engine)`, run by the engine's thread between two steps.
+
+        Raises:
+            ApiError: 503 if the engine has stopped.
+        """
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[T] = loop.create_future()
+        with self.door:
+            if not self.alive:
+                raise ApiError(503, "the engine has stopped", kind="server_error", code="engine_stopped")
+            self.commands.put(lambda: self._work(work, done, loop))
+        return await done
+
+    def _work(self, work: Callable[[Engine], T], done: asyncio.Future[T], loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            result = work(self.engine)
+        except Exception as error:  # a refusal is its caller's to see
+            loop.call_soon_threadsafe(_settle, done, None, error)
+            return
+        loop.call_soon_threadsafe(_settle, done, result, None)
 
     def _add(self, stream: Stream) -> None:
         if stream.cancelled:
@@ -138,6 +173,7 @@ class EngineLoop:
         for event in events:
             mail.setdefault(event.request_id, []).append(event)
         addressed = [(self.streams[key], own) for key, own in mail.items() if key in self.streams]
+        self.metrics.observe(addressed)
         for stream, own in addressed:
             stream.unfinished -= sum(event.finish_reason is not None for event in own)
             if stream.unfinished == 0:
@@ -147,6 +183,15 @@ class EngineLoop:
     def _send(self, mail: list[tuple[Stream, Any]]) -> None:
         if mail:
             mail[0][0].loop.call_soon_threadsafe(_put_all, mail)
+
+
+def _settle(done: asyncio.Future[T], result: T | None, error: Exception | None) -> None:
+    if done.cancelled():
+        return
+    if error:
+        done.set_exception(error)
+    else:
+        done.set_result(result)  # type: ignore[arg-type]
 
 
 def _put_all(mail: list[tuple[Stream, Any]]) -> None:

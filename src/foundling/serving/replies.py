@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from foundling.serving.errors import ApiError
 
 if TYPE_CHECKING:
-    from foundling.inference.requests import Event
+    from foundling.inference.requests import Completion, Event
     from foundling.tokenization.tokenizer import Tokenizer
 
 
@@ -21,10 +21,11 @@ class Choice:
 
     text: str = ""
     tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
+    logprobs: list[float | None] = field(default_factory=list)
     alternatives: list[dict[int, float]] = field(default_factory=list)
     finish_reason: str | None = None
     completion_tokens: int = 0
+    completion: Completion | None = None  # the engine's own record, once it has ended
 
     def add(self, event: Event, stop_ids: tuple[int, ...]) -> None:
         """Append an event's text and token.
@@ -34,6 +35,7 @@ class Choice:
         """
         self.text += event.text
         self.finish_reason = event.finish_reason
+        self.completion = event.completion
         if event.finish_reason not in (None, "stop", "length"):
             raise _failure(event)
         self.completion_tokens += len(event.tokens)
@@ -95,17 +97,17 @@ def completion_logprobs(tokenizer: Tokenizer, part: Choice, top: int, offset: in
         offsets.append(offset)
         offset += len(text)
     ranked = (sorted(others.items(), key=lambda item: -item[1])[:top] for _, _, others in _rows(part))
-    tops = [{_text(tokenizer, other): value for other, value in row} for row in ranked]
+    tops = [{_text(tokenizer, other): value for other, value in row} or None for row in ranked]
     return {"tokens": texts, "token_logprobs": part.logprobs, "top_logprobs": tops, "text_offset": offsets}
 
 
-def _rows(part: Choice) -> Iterable[tuple[int, float, dict[int, float]]]:
+def _rows(part: Choice) -> Iterable[tuple[int, float | None, dict[int, float]]]:
     return zip(part.tokens, part.logprobs, part.alternatives, strict=True)
 
 
-def _chat_token(tokenizer: Tokenizer, token: int, logprob: float) -> dict[str, Any]:
+def _chat_token(tokenizer: Tokenizer, token: int, logprob: float | None) -> dict[str, Any]:
     raw = tokenizer.token_bytes(token)
-    return {"token": raw.decode(errors="replace"), "logprob": max(logprob, -9999.0), "bytes": list(raw)}
+    return {"token": raw.decode(errors="replace"), "logprob": max(logprob or 0.0, -9999.0), "bytes": list(raw)}
 
 
 def _text(tokenizer: Tokenizer, token: int) -> str:

@@ -49,6 +49,17 @@ def _content(value: Any) -> Any:
     return "".join(part["text"] for part in value)
 
 
+def _biases(value: Any) -> Any:
+    """JSON's keys are strings: {"50256": -100} becomes {50256: -100}."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(str(key).isdecimal() for key in value):
+        raise ValueError("expected an object of token ids and biases")
+    if not all(type(bias) in (int, float) and -100 <= bias <= 100 for bias in value.values()):
+        raise ValueError("biases lie between -100 and 100")
+    return {int(key): float(bias) for key, bias in value.items()}
+
+
 STRING_OR_STRINGS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
 Stops = Annotated[list[Text], BeforeValidator(_stops), WithJsonSchema(STRING_OR_STRINGS)]
 Content = Annotated[Text | None, BeforeValidator(_content)]
@@ -81,14 +92,21 @@ class Sampling(Body):
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    user: Text | None = None
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    repetition_penalty: float | None = Field(None, gt=0, le=10)
+    typical_p: float | None = Field(None, gt=0, le=1)
+    min_tokens: int | None = Field(None, ge=0)
+    logit_bias: Annotated[dict[int, float], BeforeValidator(_biases)] = Field(default_factory=dict)
     ignore_eos: bool = False
+    user: Text | None = None
 
 
 class CompletionBody(Sampling):
     """POST /v1/completions."""
 
     prompt: Annotated[list[Any], BeforeValidator(lambda value: _prompts(value))]
+    max_tokens: int | None = Field(None, ge=0)  # 0 with echo: only the prompt's log-probabilities
     logprobs: int | None = Field(None, ge=0, le=MAX_ALTERNATIVES)
     echo: bool | None = None
 
@@ -136,6 +154,15 @@ class ChatBody(Sampling):
     modalities: list[Literal["text"]] | None = None
 
 
+class EmbeddingBody(Body):
+    """POST /v1/embeddings."""
+
+    model: Text
+    input: Annotated[list[Any], BeforeValidator(lambda value: _prompts(value))]
+    encoding_format: Literal["float", "base64"] | None = None
+    user: Text | None = None
+
+
 class TokenizeBody(Body):
     """POST /tokenize: text, or messages through the chat template."""
 
@@ -165,3 +192,13 @@ def _prompts(value: Any) -> list[Any]:
     if all(isinstance(item, list) and item and all(type(token) is int for token in item) for item in value):
         return value
     raise ValueError("expected a string, a list of strings, a list of token ids, or a list of such lists")
+
+
+class VoteBody(Body):
+    """POST /playground/votes: of two answers to the same messages, the better one."""
+
+    prompt: list[Message] = Field(min_length=1)
+    chosen: Text
+    rejected: Text
+    chosen_model: Text
+    rejected_model: Text

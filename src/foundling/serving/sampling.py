@@ -29,9 +29,14 @@ def for_chat(body: ChatBody, prompt_tokens: int, context: int) -> SamplingParams
 
 def for_completion(body: CompletionBody, prompt_tokens: int, context: int) -> SamplingParams:
     """Sampling parameters of one prompt of a completion request."""
+    if body.max_tokens == 0 and not body.echo:
+        raise refused("max_tokens", "max_tokens: 0 needs echo: true")
     room = _room(prompt_tokens, context, "prompt")
     asked = _fit(body.max_tokens, room, context, "max_tokens")
-    return _params(body, asked or min(COMPLETION_MAX_TOKENS, room), body.logprobs)
+    if asked is None:
+        asked = min(COMPLETION_MAX_TOKENS, room)
+    # The engine generates at least one token; for max_tokens 0 the answer leaves it out.
+    return _params(body, max(asked, 1), body.logprobs, body.logprobs if body.echo else None)
 
 
 def _room(prompt_tokens: int, context: int, param: str) -> int:
@@ -48,7 +53,9 @@ def _fit(asked: int | None, room: int, context: int, param: str) -> int | None:
     return asked
 
 
-def _params(body: Sampling, max_tokens: int, logprobs: int | None) -> SamplingParams:
+def _params(
+    body: Sampling, max_tokens: int, logprobs: int | None, prompt_logprobs: int | None = None
+) -> SamplingParams:
     from foundling.inference.parameters import SamplingParams
 
     try:
@@ -61,6 +68,13 @@ def _params(body: Sampling, max_tokens: int, logprobs: int | None) -> SamplingPa
             seed=body.seed,
             stop=tuple(body.stop),
             ignore_eos=body.ignore_eos,
+            typical_p=1.0 if body.typical_p is None else body.typical_p,
+            frequency_penalty=body.frequency_penalty or 0.0,
+            presence_penalty=body.presence_penalty or 0.0,
+            repetition_penalty=body.repetition_penalty or 1.0,
+            logit_bias=body.logit_bias,
+            min_tokens=body.min_tokens or 0,
+            prompt_logprobs=prompt_logprobs,
             logprobs=logprobs,
             n=body.n or 1,
         )

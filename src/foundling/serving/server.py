@@ -7,7 +7,7 @@ import errno
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from foundling.inference.model import Model
 
 
-def serve(model: Model, config: ServeConfig | None = None) -> None:
+def serve(model: Model, config: ServeConfig | None = None, others: Mapping[str, Model] | None = None) -> None:
     """Serve `model` over HTTP until SIGINT or SIGTERM; running requests then get `drain_seconds` to finish.
+
+    Args:
+        others: further models, by the names that requests use, such as one to compare with in the playground.
 
     Raises:
         FoundlingError: the port is taken, the address is not ours, or it is off loopback and no API key is set.
@@ -29,7 +32,7 @@ def serve(model: Model, config: ServeConfig | None = None) -> None:
     config = config or ServeConfig()
     config.refuse_open_server()
     with listen(config.host, config.port) as sock:
-        app = create_app(model, config)
+        app = create_app(model, config, others)
         address = f"[{config.host}]" if ":" in config.host else config.host
         print(f"Serving {config.name} on http://{address}:{sock.getsockname()[1]}/v1 (Ctrl-C stops it)", flush=True)
         settings = uvicorn.Config(
@@ -43,7 +46,7 @@ def serve(model: Model, config: ServeConfig | None = None) -> None:
             with _signals_end_the_server():
                 uvicorn.Server(settings).run(sockets=[sock])
         finally:
-            app.state.service.engine.stop()
+            app.state.services.stop()
 
 
 @contextlib.contextmanager

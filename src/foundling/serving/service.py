@@ -1,20 +1,27 @@
-"""What the routes share: the model that is served, and the engine's thread."""
+"""What the routes share: the models that are served, each with its engine's thread."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from starlette.types import Scope
+
+from foundling.serving.answer_cache import AnswerCache
 from foundling.serving.engine_loop import EngineLoop
 from foundling.serving.errors import ApiError
+from foundling.serving.request_log import note
+from foundling.serving.rules import read_rules
 
 if TYPE_CHECKING:
     from foundling.inference.model import Model
     from foundling.serving.config import ServeConfig
+    from foundling.serving.metrics import Metrics
 
 
 class Service:
-    """One served model.
+    """One served model. Several may be served side by side, each with its own engine.
 
     Attributes:
         name: its id in requests.
@@ -24,29 +31,61 @@ class Service:
         engine: the thread that runs it.
     """
 
-    def __init__(self, model: Model, config: ServeConfig) -> None:
-        self.config = config
-        self.name = config.name
+    def __init__(self, name: str, model: Model, config: ServeConfig, metrics: Metrics) -> None:
+        self.config, self.name, self.metrics = config, name, metrics
         self.model = model
         self.tokenizer = model.tokenizer
         self.context: int = model.module.config.max_positions
         self.vocab_size: int = model.module.config.vocab_size
-        self.engine = EngineLoop(model.engine)
+        self.engine = EngineLoop(model.engine, config.max_requests, metrics)
         self.created = int(time.time())
-        self.draining = False
+        self.cache = AnswerCache(config.answer_cache)
+        self.rules = read_rules(config.rules)
 
-    def check_model(self, asked: str) -> None:
-        """Refuse a request for a model that is not served here."""
-        if asked != self.name:
-            message = f"the model '{asked}' is not served here; this server serves '{self.name}'"
-            raise ApiError(404, message, param="model", code="model_not_found")
+    def log_text(self, scope: Scope, asked: Any, answered: list[str]) -> None:
+        """Put a request's texts into its log line, where the config allows it."""
+        if self.config.log_prompts:
+            note(scope, asked=asked, answered=answered)
 
     def card(self) -> dict[str, Any]:
         """The model's entry in /v1/models."""
-        return {
-            "id": self.name,
-            "object": "model",
-            "created": self.created,
-            "owned_by": "foundling",
-            "max_model_len": self.context,
-        }
+        card = {"id": self.name, "object": "model", "created": self.created, "owned_by": "foundling"}
+        return {**card, "max_model_len": self.context}
+
+
+class Services:
+    """All served models, by the names that requests use; the first is the default of our own endpoints."""
+
+    def __init__(self, services: Sequence[Service], metrics: Metrics) -> None:
+        self.by_name = {service.name: service for service in services}
+        self.metrics = metrics
+
+    def pick(self, name: str | None) -> Service:
+        """The service that a request names.
+
+        Raises:
+            ApiError: 404, naming the models that are served.
+        """
+        if name is None:
+            return next(iter(self.by_name.values()))
+        if name in self.by_name:
+            return self.by_name[name]
+        served = ", ".join(repr(known) for known in self.by_name)
+        message = f"the model {name!r} is not served here; this server serves {served}"
+        raise ApiError(404, message, param="model", code="model_not_found")
+
+    @property
+    def alive(self) -> bool:
+        """Whether all engines can answer."""
+        return all(service.engine.alive for service in self.by_name.values())
+
+    @property
+    def ready(self) -> bool:
+        """Whether another request would be taken."""
+        engines = [service.engine for service in self.by_name.values()]
+        return self.alive and all(engine.held < engine.max_requests for engine in engines)
+
+    def stop(self) -> None:
+        """End the engines' threads."""
+        for service in self.by_name.values():
+            service.engine.stop()

@@ -7,15 +7,14 @@ from typing import Any
 from foundling.core.errors import FoundlingError
 from foundling.serving.errors import refused
 from foundling.serving.requests import DetokenizeBody, TokenizeBody
-from foundling.serving.service import Service
+from foundling.serving.service import Services
 
 
-def tokenize(service: Service, body: TokenizeBody) -> dict[str, Any]:
+def tokenize(services: Services, body: TokenizeBody) -> dict[str, Any]:
     """Token ids of a text, or of messages through the chat template."""
     from foundling.tokenization.chat import render
 
-    if body.model is not None:
-        service.check_model(body.model)
+    service = services.pick(body.model)
     if (body.prompt is None) == (body.messages is None):
         raise refused("prompt", "give either prompt or messages")
     if body.prompt is not None:
@@ -29,10 +28,9 @@ def tokenize(service: Service, body: TokenizeBody) -> dict[str, Any]:
     return {"tokens": ids, "count": len(ids), "max_model_len": service.context}
 
 
-def detokenize(service: Service, body: DetokenizeBody) -> dict[str, Any]:
+def detokenize(services: Services, body: DetokenizeBody) -> dict[str, Any]:
     """The text that token ids spell, control tokens included."""
-    if body.model is not None:
-        service.check_model(body.model)
+    service = services.pick(body.model)
     bad = next((token for token in body.tokens if not 0 <= token < service.vocab_size), None)
     if bad is not None:
         raise refused("tokens", f"token id {bad} is outside the vocabulary of {service.vocab_size}")

@@ -33,7 +33,7 @@ class Running:
     def stop(self) -> None:
         self.server.should_exit = True
         self.thread.join(10)
-        self.app.state.service.engine.stop()
+        self.app.state.services.stop()
         self.socket.close()
 
 

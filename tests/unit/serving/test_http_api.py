@@ -166,7 +166,7 @@ def test_disconnect_cancels_streams_and_whole_answers(running: Any) -> None:
         body = {"model": "foundling", "messages": USER, "stream": stream}
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=0.3)
-        assert wait_until(lambda: not engine.running and not server.app.state.service.engine.streams)
+        assert wait_until(lambda: not engine.running and not server.app.state.services.pick(None).engine.streams)
     assert len(engine.cancelled) == 2
 
 

@@ -1,0 +1,46 @@
+"""Votes from the playground's side-by-side view, kept as preference rows that `foundling prefer` reads."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+
+from foundling.serving.errors import ApiError
+from foundling.serving.requests import VoteBody
+
+
+class Votes:
+    """Appends votes to a JSONL file; a vote that was acknowledged is on the disk."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+
+    async def keep(self, vote: VoteBody) -> dict[str, Any]:
+        """Store one vote.
+
+        Raises:
+            ApiError: 403 if the server keeps no votes.
+        """
+        if self.path is None:
+            raise ApiError(403, "this server keeps no votes: start it with --votes FILE", code="votes_off")
+        await run_in_threadpool(self._append, self.path, vote)
+        return {"kept": True}
+
+    def _append(self, path: Path, vote: VoteBody) -> None:
+        row = {
+            "prompt": [message.plain() for message in vote.prompt],
+            "chosen": [{"role": "assistant", "content": vote.chosen}],
+            "rejected": [{"role": "assistant", "content": vote.rejected}],
+            "meta": {"chosen_model": vote.chosen_model, "rejected_model": vote.rejected_model},
+        }
+        line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            os.write(handle, line)  # one write: a kill leaves whole lines
+            os.fsync(handle)
+        finally:
+            os.close(handle)
