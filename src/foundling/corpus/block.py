@@ -21,7 +21,7 @@ from foundling.corpus.config import CorpusConfig
 from foundling.corpus.decontaminate import HeldOut
 from foundling.corpus.documents import SCHEMA, Quarantine, frame, with_ids
 from foundling.corpus.readers import registry
-from foundling.corpus.rules import licences, personal, shape
+from foundling.corpus.rules import c4, fineweb, gopher, language, licences, personal, shape, web
 from foundling.corpus.rules.rule import Outcome, Rule, apply
 from foundling.corpus.signatures import PERMUTATIONS, SHINGLE_WORDS, Signatures, signatures
 from foundling.corpus.sources import Block
@@ -63,7 +63,25 @@ def rules_of(config: CorpusConfig) -> list[Rule]:
     """All rules of a config, in the order in which they run."""
     generated = shape.generated() if config.drop_generated else []
     strip = licences.rules() if config.strip_licences else []
-    return [*generated, *strip, *shape.rules(config), *personal.rules(config)]
+    return [*generated, *strip, *shape.rules(config), *_published(config), *personal.rules(config)]
+
+
+def _published(config: CorpusConfig) -> list[Rule]:
+    """The published rule sets, in FineWeb's order: address, language, Gopher, C4, FineWeb's own."""
+    found: list[Rule] = []
+    if config.web:
+        found.extend(web.rules(config.web))
+    if config.language:
+        found.extend(language.rules(config.language))
+    if config.gopher_repetition:
+        found.append(gopher.repetition(config.gopher_repetition))
+    if config.gopher_quality:
+        found.append(gopher.quality(config.gopher_quality))
+    if config.c4:
+        found.append(c4.quality(config.c4))
+    if config.fineweb:
+        found.append(fineweb.quality(config.fineweb))
+    return found
 
 
 def _write(block: Block, config: CorpusConfig, held_out: HeldOut, folder: Path) -> None:

@@ -5,6 +5,14 @@ from __future__ import annotations
 from typing import Literal
 
 from foundling.core.config import Config, option
+from foundling.corpus.rules.config import (
+    C4Quality,
+    FineWebQuality,
+    GopherQuality,
+    GopherRepetition,
+    Language,
+    WebSignals,
+)
 
 INSTALLED_PYTHON = "installed-python"
 Treatment = Literal["redact", "drop", "keep"]
@@ -31,6 +39,12 @@ class CorpusConfig(Config):
     strip_licences: bool = option(True, "cut licence boilerplate from the head of source files")
     personal_data: Treatment = option("redact", "e-mail addresses: redact, drop the document, or keep")
     secrets: Treatment = option("drop", "private keys and access tokens: redact, drop the document, or keep")
+    web: WebSignals | None = option(None, "rules on addresses, votes, licences and robots directives")
+    language: Language | None = option(None, "language identification")
+    gopher_quality: GopherQuality | None = option(None, "Gopher's quality rules")
+    gopher_repetition: GopherRepetition | None = option(None, "Gopher's repetition rules")
+    c4: C4Quality | None = option(None, "C4's rules")
+    fineweb: FineWebQuality | None = option(None, "FineWeb's quality rules")
     near_duplicates: float = option(
         0.8, "Jaccard similarity from which one of two documents goes; 0: keep all", ge=0, le=1
     )

@@ -70,12 +70,7 @@ def _cores(codes: Codes, starts: Ints, ends: Ints) -> tuple[Ints, Ints]:
 
 def _cut_ends(codes: Codes, begins: Mask, starts: Ints, ends: Ints, core_start: Ints, core_end: Ints) -> None:
     """Every leading or trailing mark is a word of its own; only a run of dots stays together."""
-    change = np.zeros(len(codes) + 1, np.int32)
-    np.add.at(change, starts, 1)
-    np.add.at(change, core_start, -1)
-    np.add.at(change, core_end, 1)
-    np.add.at(change, ends, -1)
-    outer = np.cumsum(change[:-1]) > 0
+    outer = _covered(len(codes), starts, core_start) | _covered(len(codes), core_end, ends)
     outer[1:] &= ~((codes[1:] == 0x2E) & (codes[:-1] == 0x2E))
     begins[:-1] |= outer
     begins[core_start[core_start < core_end]] = True
@@ -90,10 +85,7 @@ def _cut_ends(codes: Codes, begins: Mask, starts: Ints, ends: Ints, core_start: 
 
 def _cut_inside(batch: Batch, begins: Mask, starts: Ints, ends: Ints, core_start: Ints, core_end: Ints) -> None:
     codes = batch.codes
-    change = np.zeros(len(codes) + 1, np.int32)
-    np.add.at(change, core_start, 1)
-    np.add.at(change, core_end, -1)
-    inside = np.cumsum(change[:-1]) > 0
+    inside = _covered(len(codes), core_start, core_end)
     ideographs = inside & batch.has(IDEOGRAPH)
     begins[:-1] |= ideographs
     begins[1:] |= ideographs
@@ -124,7 +116,9 @@ def _cut_inside(batch: Batch, begins: Mask, starts: Ints, ends: Ints, core_start
 def _cut_contractions(codes: Codes, begins: Mask, marks: Ints, core_end: Ints) -> None:
     """ "it's" is two words, "don't" too."""
     apostrophes = marks[np.isin(codes[marks], _APOSTROPHES)]
-    rest = core_end[np.minimum(np.searchsorted(core_end, apostrophes, side="right"), len(core_end) - 1)] - apostrophes - 1
+    rest = (
+        core_end[np.minimum(np.searchsorted(core_end, apostrophes, side="right"), len(core_end) - 1)] - apostrophes - 1
+    )
     for ending in _CONTRACTED:
         here = apostrophes[rest == len(ending)]
         same = np.ones(len(here), bool)
@@ -142,6 +136,12 @@ def _in_url(codes: Codes, marks: Ints, starts: Ints) -> Mask:
     www = www[(codes[www] == 0x77) & (codes[www + 1] == 0x77) & (codes[www + 2] == 0x77) & (codes[www + 3] == 0x2E)]
     chunks = np.searchsorted(starts, np.concatenate([colon, www]), side="right") - 1
     return np.isin(np.searchsorted(starts, marks, side="right") - 1, chunks)
+
+
+def _covered(count: int, starts: Ints, ends: Ints) -> Mask:
+    """(count,) whether each position lies in one of the ranges."""
+    change = np.bincount(starts, minlength=count + 1) - np.bincount(ends, minlength=count + 1)
+    return np.asarray(np.cumsum(change[:-1]) > 0)
 
 
 def _upper(codes: Codes) -> Mask:

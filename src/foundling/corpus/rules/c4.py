@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import polars as pl
 
-from foundling.core.config import Config, option
+from foundling.corpus.rules.config import C4Quality
 from foundling.corpus.rules.rule import Judge, Verdict
 
 CITATION = r"\[\d*\]|\[edit\]|\[citation needed\]"
@@ -15,20 +15,6 @@ _LINE_BREAKS = "\r\n|[\r\x0b\x0c\x1c\x1d\x1e\u0085\u2028\u2029]"
 # A full stop after a lower-case letter, a digit, a closing mark or two capitals (not an initial), or "!" or "?",
 # perhaps quoted, and something after it that is no further mark.
 _SENTENCE_END = r"""(?:(?:[\p{Ll}\p{Lo}\p{N})\]"'”’%]|\p{Lu}\p{Lu})\.|[!?])["'”’)\]]*\s+[^\s.!?]"""
-
-
-class C4Quality(Config):
-    """C4's rules; each can be switched off."""
-
-    citations: bool = option(True, "cut Wikipedia's citation marks")
-    terminal_punctuation: bool = option(True, "drop lines that do not end a sentence")
-    min_words_in_line: int | None = option(3, "fewest words of a line")
-    max_word_length: int | None = option(1000, "longest word of a line")
-    javascript: bool = option(True, 'drop lines that mention "javascript"')
-    policy: bool = option(True, "drop lines about cookies, privacy and terms of use")
-    lorem_ipsum: bool = option(True, 'drop pages that hold "lorem ipsum"')
-    curly_brackets: bool = option(True, 'drop pages that hold "{"')
-    min_sentences: int | None = option(5, "fewest sentences of what is left of a page")
 
 
 def count_sentences(lines: pl.Series) -> pl.Series:

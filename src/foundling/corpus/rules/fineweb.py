@@ -5,21 +5,11 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from foundling.core.config import Config, option
 from foundling.corpus.characters import SPACE, TERMINAL, Batch, Spans
-from foundling.corpus.rules.gopher import Splitter, _repeated, own_words
+from foundling.corpus.rules.config import FineWebQuality
+from foundling.corpus.rules.gopher import Splitter, own_words, repeated_pieces
 from foundling.corpus.rules.rule import Judge, Verdict
 from foundling.corpus.rules.verdicts import Reasons, judge_batches, share
-
-
-class FineWebQuality(Config):
-    """Thresholds of FineWeb's quality rules; null switches one off."""
-
-    min_punctuated_lines: float | None = option(0.12, "smallest share of lines that end a sentence")
-    max_short_lines: float | None = option(0.67, "largest share of lines of at most `short_line` characters")
-    short_line: int = option(30, "characters of a short line", ge=0)
-    max_repeated_line_characters: float | None = option(0.01, "largest share of characters in repeated lines")
-    max_line_breaks: float | None = option(0.3, "most line breaks for each word")
 
 
 def quality(config: FineWebQuality, words: Splitter = own_words) -> Judge:
@@ -45,7 +35,7 @@ def judge_quality(config: FineWebQuality, batch: Batch, words: Spans) -> Reasons
     short = share(lines.per_text(lines.lengths <= config.short_line), lines.counts)
     reasons.above("fineweb: short lines", short, config.max_short_lines)
     newlines = batch.per_text(batch.codes == 0x0A)
-    repeated = share(_repeated(batch, lines)[1], batch.lengths - newlines)
+    repeated = share(repeated_pieces(batch, lines)[1], batch.lengths - newlines)
     reasons.above("fineweb: repeated lines", repeated, config.max_repeated_line_characters)
     reasons.above("fineweb: lists", share(newlines, words.counts), config.max_line_breaks)
     return reasons

@@ -2,50 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
-from foundling.core.config import Config, option
 from foundling.corpus.characters import ALPHA, PUNCTUATION, Batch, Spans
 from foundling.corpus.columns import Hashes, Ints
+from foundling.corpus.rules.config import GopherQuality, GopherRepetition
 from foundling.corpus.rules.rule import Judge, Verdict
 from foundling.corpus.rules.verdicts import Reasons, judge_batches, share
 from foundling.corpus.word_spans import word_spans
 
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
+_SIEVE = 1 << 20  # cells of the table that spares most values a search
 Splitter = Callable[[Batch, int], Spans]  # (batch, number of its first document) -> words
-
-
-class GopherQuality(Config):
-    """Thresholds of Gopher's quality rules; null switches one off."""
-
-    min_words: int | None = option(50, "fewest words")
-    max_words: int | None = option(100_000, "most words")
-    min_word_length: float | None = option(3, "smallest mean word length")
-    max_word_length: float | None = option(10, "largest mean word length")
-    max_symbols: float | None = option(0.1, 'most "#" or "..." for each word')
-    max_bullet_lines: float | None = option(0.9, "largest share of lines that begin with a bullet")
-    max_ellipsis_lines: float | None = option(0.3, 'largest share of lines that end with "..."')
-    min_alphabetic_words: float | None = option(0.8, "smallest share of words with a letter")
-    min_stop_words: int | None = option(2, "fewest different English stop words")
-
-
-class GopherRepetition(Config):
-    """Thresholds of Gopher's repetition rules; null switches one off, n-grams are [n, largest share] pairs."""
-
-    duplicate_lines: float | None = option(0.3, "largest share of lines that occurred before")
-    duplicate_paragraphs: float | None = option(0.3, "largest share of paragraphs that occurred before")
-    duplicate_line_characters: float | None = option(0.2, "largest share of characters in such lines")
-    duplicate_paragraph_characters: float | None = option(0.2, "largest share of characters in such paragraphs")
-    top_ngrams: tuple[tuple[int, float], ...] = option(
-        ((2, 0.2), (3, 0.18), (4, 0.16)), "largest share of characters in the most frequent n-gram"
-    )
-    duplicate_ngrams: tuple[tuple[int, float], ...] = option(
-        ((5, 0.15), (6, 0.14), (7, 0.13), (8, 0.12), (9, 0.11), (10, 0.10)),
-        "largest share of characters in n-grams that occurred before",
-    )
 
 
 def own_words(batch: Batch, first: int) -> Spans:
@@ -102,27 +74,29 @@ def judge_repetition(config: GopherRepetition, batch: Batch, words: Spans) -> Re
     whole = Spans(batch.offsets[:-1], batch.offsets[1:], np.arange(len(batch) + 1))
     stripped = batch.strip(whole)
     paragraphs = _trimmed(batch.split(2), stripped)
-    count, characters = _repeated(batch, paragraphs)
+    count, characters = repeated_pieces(batch, paragraphs)
     reasons.above("gopher: repeated paragraphs", share(count, paragraphs.counts), config.duplicate_paragraphs)
     limit = config.duplicate_paragraph_characters
     reasons.above("gopher: repeated paragraphs (characters)", share(characters, batch.lengths), limit)
     lines = batch.split(1)
-    count, characters = _repeated(batch, lines)
+    count, characters = repeated_pieces(batch, lines)
     reasons.above("gopher: repeated lines", share(count, lines.counts), config.duplicate_lines)
     limit = config.duplicate_line_characters
     reasons.above("gopher: repeated lines (characters)", share(characters, batch.lengths), limit)
     word_hashes = batch.hashes(words)
-    for n, top in config.top_ngrams:
-        found = _top_ngram_characters(words, word_hashes, n)
-        reasons.above(f"gopher: frequent {n}-gram", share(found, batch.lengths), top)
-    for n, most in config.duplicate_ngrams:
-        open_texts = reasons.codes < 0
-        found = _repeated_ngram_characters(words, word_hashes, n, most * batch.lengths, open_texts)
-        reasons.above(f"gopher: repeated {n}-grams", share(found, batch.lengths), most)
+    top, repeated = dict(config.top_ngrams), dict(config.duplicate_ngrams)
+    for n, start, keys in _repeated_windows(words, word_hashes, max([1, *top, *repeated])):
+        if n in top:
+            found = _top_ngram_characters(words, n, start, keys)
+            reasons.above(f"gopher: frequent {n}-gram", share(found, batch.lengths), top[n])
+        if n in repeated:
+            limits = repeated[n] * batch.lengths
+            found = _repeated_ngram_characters(words, n, start, keys, limits, reasons.codes < 0)
+            reasons.above(f"gopher: repeated {n}-grams", share(found, batch.lengths), repeated[n])
     return reasons
 
 
-def _line_marks(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+def _line_marks(batch: Batch) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """((texts,) share of lines that begin with a bullet, (texts,) share that end with an ellipsis)."""
     lines = batch.strip(batch.lines)
     filled = lines.lengths > 0
@@ -163,7 +137,7 @@ def _trimmed(pieces: Spans, stripped: Spans) -> Spans:
     return Spans(np.minimum(starts, ends)[keep], ends[keep], offsets)
 
 
-def _repeated(batch: Batch, pieces: Spans) -> tuple[Ints, Ints]:
+def repeated_pieces(batch: Batch, pieces: Spans) -> tuple[Ints, Ints]:
     """((texts,) pieces that occurred before in their text, (texts,) characters in them)."""
     again = _repeats(_in_text(batch.hashes(pieces), pieces.owners))
     return pieces.per_text(again), pieces.per_text(pieces.lengths * again)
@@ -180,11 +154,14 @@ def _multiple(values: Hashes) -> Ints:
     several = ordered[1:][ordered[1:] == ordered[:-1]]
     if not len(several):
         return np.zeros(0, np.int64)
-    place = np.minimum(np.searchsorted(several, values), len(several) - 1)
-    return np.flatnonzero(several[place] == values)
+    maybe = np.zeros(_SIEVE, bool)
+    maybe[several & np.uint64(_SIEVE - 1)] = True
+    candidates = np.flatnonzero(maybe[values & np.uint64(_SIEVE - 1)])
+    place = np.minimum(np.searchsorted(several, values[candidates]), len(several) - 1)
+    return candidates[several[place] == values[candidates]]
 
 
-def _repeats(values: Hashes) -> np.ndarray:
+def _repeats(values: Hashes) -> NDArray[np.bool_]:
     """(values,) True for each value that occurred before."""
     again = np.zeros(len(values), bool)
     where = _multiple(values)
@@ -193,69 +170,68 @@ def _repeats(values: Hashes) -> np.ndarray:
     return again
 
 
-def _windows(words: Spans, hashes: Hashes, n: int) -> tuple[Hashes, Ints]:
-    """((windows,) hash of each run of `n` words inside a text, different between texts; (windows,) its first word)."""
-    count = len(hashes) - n + 1
-    if count <= 0:
-        return np.zeros(0, np.uint64), np.zeros(0, np.int64)
-    rolled = np.zeros(count, np.uint64)
-    for k in range(n):
-        rolled = rolled * np.uint64(0xD6E8FEB86659FD93) + hashes[k : k + count]
-    first = np.flatnonzero(words.owners[:count] == words.owners[n - 1 :])
-    return _in_text(rolled[first], words.owners[first]), first
+def _repeated_windows(words: Spans, hashes: Hashes, longest: int) -> Iterator[tuple[int, Ints, Hashes]]:
+    """(n, (windows,) first word, (windows,) key) for n = 2 ... longest: runs of n words that their text holds twice.
+
+    What repeats at n words repeats at n - 1, so each length looks only at what is left of the one before.
+    """
+    start, keys = np.arange(len(hashes)), _in_text(hashes, words.owners)
+    text_end = np.repeat(words.offsets[1:], words.counts)
+    for n in range(2, longest + 1):
+        fits = start + n <= text_end[start]
+        start = start[fits]
+        keys = keys[fits] * np.uint64(0xD6E8FEB86659FD93) + hashes[start + n - 1]
+        several = _multiple(keys)
+        start, keys = start[several], keys[several]
+        yield n, start, keys
 
 
-def _top_ngram_characters(words: Spans, hashes: Hashes, n: int) -> Ints:
+def _top_ngram_characters(words: Spans, n: int, start: Ints, keys: Hashes) -> Ints:
     """(texts,) length of the most frequent n-gram (joined by spaces; of several, the first) times its occurrences."""
     running = np.concatenate([[0], np.cumsum(words.lengths)])
     has_one = words.counts >= n
-    start = words.offsets[:-1][has_one]
+    begin = words.offsets[:-1][has_one]
     found = np.zeros(len(words.counts), np.int64)
-    found[has_one] = running[start + n] - running[start] + n - 1  # nothing repeated: the first one, once
-    keys, first = _windows(words, hashes, n)
-    several = _multiple(keys)
-    _, where, counts = np.unique(keys[several], return_index=True, return_counts=True)
-    start = first[several[where]]
-    owner = words.owners[start]
-    order = np.lexsort((start, -counts, owner))
+    found[has_one] = running[begin + n] - running[begin] + n - 1  # nothing repeated: the first one, once
+    _, where, counts = np.unique(keys, return_index=True, return_counts=True)
+    begin = start[where]
+    owner = words.owners[begin]
+    order = np.lexsort((begin, -counts, owner))
     best = order[np.unique(owner[order], return_index=True)[1]]
-    found[owner[best]] = (running[start[best] + n] - running[start[best]] + n - 1) * counts[best]
+    found[owner[best]] = (running[begin[best] + n] - running[begin[best]] + n - 1) * counts[best]
     return found
 
 
 def _repeated_ngram_characters(
-    words: Spans, hashes: Hashes, n: int, limits: np.ndarray, open_texts: np.ndarray
+    words: Spans, n: int, start: Ints, keys: Hashes, limits: NDArray[np.float64], open_texts: NDArray[np.bool_]
 ) -> Ints:
     """(texts,) characters in n-grams seen before, walking each text and jumping over each repetition.
 
     The walk is sequential, so it is done only for texts where the characters under any repeated window (an upper
     bound) pass the limit.
     """
-    found = np.zeros(len(words.counts), np.int64)
-    keys, first = _windows(words, hashes, n)
-    if not len(keys):
-        return found
-    again = _repeats(keys)
-    change = np.zeros(len(hashes) + 1, np.int32)
-    np.add.at(change, first[again], 1)
-    np.add.at(change, first[again] + n, -1)
-    bound = words.per_text(words.lengths * (np.cumsum(change[:-1]) > 0))
+    count = len(words.starts) + 1
+    under = np.cumsum(np.bincount(start, minlength=count) - np.bincount(start + n, minlength=count))[:-1] > 0
+    bound = words.per_text(words.lengths * under)
     running = np.concatenate([[0], np.cumsum(words.lengths)])
-    edges = np.searchsorted(first, words.offsets)
+    edges = np.searchsorted(start, words.offsets)
+    found = np.zeros(len(words.counts), np.int64)
     for text in np.flatnonzero(open_texts & (bound > limits)):
         part = slice(edges[text], edges[text + 1])
-        found[text] = _walk(keys[part].tolist(), (running[first[part] + n] - running[first[part]]).tolist(), n)
+        sizes = running[start[part] + n] - running[start[part]]
+        found[text] = _walk(start[part].tolist(), keys[part].tolist(), sizes.tolist(), n)
     return found
 
 
-def _walk(keys: list[int], sizes: list[int], n: int) -> int:
+def _walk(starts: list[int], keys: list[int], sizes: list[int], n: int) -> int:
     seen: set[int] = set()
     repeated = position = 0
-    while position < len(keys):
-        if keys[position] in seen:
-            repeated += sizes[position]
-            position += n
+    for start, key, size in zip(starts, keys, sizes, strict=True):
+        if start < position:
+            continue
+        if key in seen:
+            repeated += size
+            position = start + n
         else:
-            seen.add(keys[position])
-            position += 1
+            seen.add(key)
     return repeated

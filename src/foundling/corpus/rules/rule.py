@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -41,7 +42,15 @@ class Judge:
     judge: Callable[[pl.DataFrame], Verdict]
 
 
-Rule = Drop | Edit | Judge
+@dataclass(frozen=True)
+class Label:
+    """Writes new fields into each document's meta; `fields(documents)` has a column for each."""
+
+    reason: str
+    fields: Callable[[pl.DataFrame], pl.DataFrame]
+
+
+Rule = Drop | Edit | Judge | Label
 
 
 @dataclass
@@ -66,6 +75,8 @@ def apply(documents: pl.DataFrame, rules: Sequence[Rule]) -> Outcome:
             new = rule.change(documents).rename("text")
             edited[rule.reason] = _difference(documents["text"], new)
             documents = documents.with_columns(new)
+        elif isinstance(rule, Label):
+            documents = documents.with_columns(_labelled(documents["meta"], rule.fields(documents)))
         elif isinstance(rule, Judge):
             reasons, texts = rule.judge(documents)
             for reason in reasons.drop_nulls().unique(maintain_order=True):
@@ -81,6 +92,13 @@ def apply(documents: pl.DataFrame, rules: Sequence[Rule]) -> Outcome:
             documents = documents.filter(~bad)
     dropped = pl.concat(gone) if gone else explain(documents.clear(), "")
     return Outcome(documents, dropped, edited)
+
+
+def _labelled(metas: pl.Series, fields: pl.DataFrame) -> pl.Series:
+    """JSON objects with the fields' values added."""
+    rows = zip(metas, fields.to_dicts(), strict=True)
+    merged = [json.dumps(json.loads(meta) | new, sort_keys=True, ensure_ascii=False) for meta, new in rows]
+    return pl.Series("meta", merged, dtype=pl.String)
 
 
 def _difference(old: pl.Series, new: pl.Series) -> tuple[int, int]:

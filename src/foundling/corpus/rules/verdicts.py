@@ -50,5 +50,3 @@ def share(part: NDArray, whole: NDArray) -> NDArray[np.float64]:  # type: ignore
     """part / whole; nan where there is no whole, so that no limit is passed or missed."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(part / whole, np.float64)
-
-
