@@ -42,6 +42,15 @@ class ExpressionsConfig(Config):
     shots: int = option(4, "worked examples of the few-shot prompt", ge=1)
 
 
+class ProgramsConfig(Config):
+    """How programs are asked for and run (HumanEval, MBPP)."""
+
+    samples: int = option(0, "sampled programs per problem for pass@k; 0: the greedy one only", ge=0)
+    temperature: float = option(0.8, "of the sampled programs", gt=0.0)
+    k: tuple[int, ...] = option((1, 10), "which pass@k and pass^k to estimate; those above `samples` are left out")
+    cpu_s: int = option(5, "CPU seconds that one program may use", gt=0)
+
+
 class EvaluateConfig(Config):
     """The `evaluate` stage."""
 
@@ -57,4 +66,5 @@ class EvaluateConfig(Config):
     block: int = option(64, "items asked and saved together: a broken-off run repeats at most one block", gt=0)
     bits_per_byte: BitsPerByteConfig = option(BitsPerByteConfig(), "options of the task `bits-per-byte`")
     syntax: SyntaxConfig = option(SyntaxConfig(), "options of the task `syntax`")
+    programs: ProgramsConfig = option(ProgramsConfig(), "options of tasks that run programs")
     expressions: ExpressionsConfig = option(ExpressionsConfig(), "options of the task `expressions`")

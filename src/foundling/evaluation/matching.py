@@ -6,7 +6,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal, DecimalException
 
 from foundling.evaluation.task_file import Extract
 
@@ -49,10 +49,10 @@ def _clean(rule: Extract, text: str) -> str:
 def number(text: str) -> Decimal | None:
     """The number that a text is: "1,234.50" and "$1234.5" are equal; None if it is none."""
     try:
-        value = Decimal(re.sub(r"[,$%\s]|\.$", "", text))
-    except InvalidOperation:
+        value = Decimal(re.sub(r"[,$%\s]|\.$", "", text)).normalize()
+    except DecimalException:
         return None
-    return value.normalize() if value.is_finite() else None
+    return value if value.is_finite() else None
 
 
 def normalised(text: str) -> str:

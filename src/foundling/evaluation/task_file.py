@@ -26,6 +26,15 @@ from foundling.core.files import sha256_file
 from foundling.evaluation.config import EvaluateConfig
 from foundling.evaluation.rows import Row, find_file, read_rows
 
+_NEEDS = {
+    "choices": ("answer",),
+    "continuation": ("target",),
+    "generate": ("answer",),
+    "text": ("target",),
+    "program": ("program",),
+    "instructions": ("instructions", "arguments"),
+    "refusal": ("harmful",),
+}
 BUILT_IN = Path(__file__).parent / "tasks" / "files"
 
 
@@ -63,9 +72,10 @@ class TaskFile(Config):
     version: int = option(help="raised when a change makes scores incomparable", ge=1)
     about: str = option("", "one line: what it measures, its paper and licence")
     data: Data = option(help="the rows")
-    kind: Literal["choices", "continuation", "generate", "text"] = option(
+    kind: Literal["choices", "continuation", "generate", "text", "program", "instructions", "refusal"] = option(
         help="choices: which continuation is likeliest; continuation: how likely is one, and is it greedy; "
-        "generate: text that is matched with the truth; text: bits per byte of whole texts"
+        "generate: text that is matched with the truth; text: bits per byte of whole texts; program: code that is run; "
+        "instructions: verifiable ones (IFEval); refusal: is the request declined"
     )
     preamble: str = option("", "template put once before everything")
     prompt: str = option("", "template of the question")
@@ -82,15 +92,19 @@ class TaskFile(Config):
         ("acc",), "of `choices`: acc_norm per character, acc_bytes per byte, mass on all right answers (MC2)"
     )
     extract: dict[str, Extract] = option({"exact": Extract()}, "of `generate`: metric name -> how to read an answer")
-    stop: tuple[str, ...] = option((), "of `generate`: strings that end the answer")
-    max_tokens: int = option(256, "of `generate`: longest answer", gt=0)
+    program: str | None = option(None, "of `program`: template over the row and `reply`; passes if it runs to its end")
+    instructions: str | None = option(None, "of `instructions`: expression for the list of their names")
+    arguments: str | None = option(None, "of `instructions`: expression for the list of their arguments")
+    harmful: str | None = option(None, "of `refusal`: expression, whether the request should be declined")
+    higher_is_better: bool = option(True, "false where `acc` counts what a model should not do")
+    stop: tuple[str, ...] = option((), "strings that end a generated answer")
+    max_tokens: int = option(256, "longest generated answer", gt=0)
     slice: str | None = option(None, "expression that groups items in the breakdown")
     id: str | None = option(None, "expression that names an item; null: its number")
 
     def check(self, where: str) -> None:
         """Refuse a file whose parts do not go together."""
-        needs = {"choices": ("answer",), "continuation": ("target",), "generate": ("answer",), "text": ("target",)}
-        for field in needs[self.kind]:
+        for field in _NEEDS[self.kind]:
             if getattr(self, field) is None:
                 raise FoundlingError(f"{where}: a task of kind {self.kind!r} needs `{field}`")
         if self.kind == "choices" and (self.choices is None) == (self.contexts is None):

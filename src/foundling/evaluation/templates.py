@@ -13,10 +13,10 @@ from foundling.core.errors import FoundlingError
 from foundling.evaluation.rows import Row
 
 
-def render(template: str, row: Row) -> str:
+def render(template: str, row: Row, **more: str) -> str:
     """A Jinja template over a row's fields. Raises FoundlingError naming the row and the missing column."""
     try:
-        return _template(template).render(**row.fields, row=row.fields)
+        return _template(template).render(**{**row.fields, **more}, row=row.fields)
     except (TemplateError, TypeError, ValueError, KeyError, IndexError) as error:
         raise FoundlingError(f"{row.where}: the template {_short(template)} fails", str(error)) from None
 

@@ -43,8 +43,9 @@ class Choices:
     @property
     def task(self) -> Task:
         """Name, metrics, settings. Yes/no metrics get Wilson intervals, masses and Brier scores a bootstrap."""
+        good = self.spec.higher_is_better
         metrics = tuple(
-            Metric(name, "mean" if name in ("mass", "brier") else "share", name != "brier")
+            Metric(name, "share" if name.startswith("acc") else "mean", good != (name == "brier"))
             for name in self.spec.metrics
         )
         settings = {"kind": "choices", "chat": self.chat, "shots": self.spec.shots.count, "data": self.spec.data.file}

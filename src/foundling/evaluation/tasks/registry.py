@@ -41,12 +41,21 @@ def _from_file(config: EvaluateConfig, name: str) -> Evaluable:
     from foundling.evaluation.tasks.choices import Choices
     from foundling.evaluation.tasks.continuation import Continuation, Texts
     from foundling.evaluation.tasks.generation import Generation
+    from foundling.evaluation.tasks.instruction_following import InstructionFollowing
+    from foundling.evaluation.tasks.programs import Programs
+    from foundling.evaluation.tasks.refusal import Refusal
 
     spec, folder = read_task_file(name)
     if config.shots is not None:
         spec = spec.model_copy(update={"shots": spec.shots.model_copy(update={"count": config.shots})})
     if spec.kind == "text":
         return Texts(spec, folder)
+    if spec.kind == "program":
+        return Programs(spec, folder, config.programs, config.seed, config.chat)
+    if spec.kind == "instructions":
+        return InstructionFollowing(spec, folder, config.chat)
+    if spec.kind == "refusal":
+        return Refusal(spec, folder, config.chat)
     if spec.kind == "choices":
         return Choices(spec, folder, config.chat)
     if spec.kind == "continuation":
