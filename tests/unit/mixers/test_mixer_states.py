@@ -73,3 +73,19 @@ def test_gradients_flow_to_every_parameter(name: str) -> None:
     mixer(x, Context.packed(segments)).square().sum().backward()
     for parameter, grad in [("x", x.grad), *((key, part.grad) for key, part in mixer.named_parameters())]:
         assert grad is not None and bool(grad.isfinite().all()) and bool(grad.any()), parameter
+
+
+@names
+@pytest.mark.parametrize("how", ["autocast", "weights"])
+def test_bf16_training_is_close_to_fp32(name: str, how: str) -> None:
+    """Guards against mixed dtypes inside a mixer, and against a recurrence that is itself run in bf16."""
+    mixer, x = make(name), inputs(2, 23)
+    expected = mixer(x, Context.full(2, 23))
+    if how == "weights":
+        mixer, x = mixer.to(torch.bfloat16), x.to(torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
+        y = mixer(x.requires_grad_(), Context.full(2, 23))
+    y.float().square().sum().backward()
+    assert x.grad is not None and bool(x.grad.isfinite().all())
+    error = (y.float() - expected).square().mean().sqrt() / expected.square().mean().sqrt()
+    assert error < 0.05, float(error)

@@ -54,6 +54,8 @@ class ShortConv(nn.Module):
 class TimeStep(nn.Module):
     """The low-rank projection to step sizes before the softplus: weight (dim, rank), bias (dim,)."""
 
+    EXACT = ("bias",)
+
     def __init__(self, rank: int, dim: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(dim, rank))
@@ -67,7 +69,7 @@ class TimeStep(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (rows, time, rank) -> (rows, time, dim)."""
-        return F.linear(x, self.weight, self.bias)
+        return F.linear(x, self.weight).float() + self.bias
 
 
 def initial_dt_bias(dim: int, generator: torch.Generator) -> Tensor:
@@ -79,6 +81,8 @@ def initial_dt_bias(dim: int, generator: torch.Generator) -> Tensor:
 
 class Mamba(nn.Module):
     """in_proj -> (u, gate); u: short convolution, SiLU, selective scan; out_proj(y * SiLU(gate))."""
+
+    EXACT = ("A_log", "D")  # rounded to bf16, a decay would be another one at the end of a long row
 
     def __init__(self, config: MambaConfig, dim: int) -> None:
         super().__init__()

@@ -21,6 +21,8 @@ from foundling.models.layers.recurrent_context import State, new_slots, read_slo
 class Mamba2(nn.Module):
     """in_proj -> (gate, xBC, dt); xBC: short convolution, SiLU; SSD; out_proj(norm(y * SiLU(gate)))."""
 
+    EXACT = ("A_log", "D", "dt_bias")
+
     def __init__(self, config: Mamba2Config, dim: int) -> None:
         super().__init__()
         self.config = c = config
@@ -45,7 +47,7 @@ class Mamba2(nn.Module):
         before, initial = read_slots(state, ctx) or (None, None)
         gate, xbc, dt = self.in_proj(x).split([self.inner, self.inner + 2 * self.shared, c.n_heads], dim=-1)
         xbc, after = self.conv1d(xbc, ctx, before)
-        u, b, c_out = F.silu(xbc).split([self.inner, self.shared, self.shared], dim=-1)
+        u, b, c_out = F.silu(xbc).float().split([self.inner, self.shared, self.shared], dim=-1)
         dt = F.softplus(dt.float() + self.dt_bias).clamp(c.dt_min, c.dt_max)
         counts = valid(ctx, x.shape[1])
         if counts is not None:
@@ -53,7 +55,8 @@ class Mamba2(nn.Module):
         u = u.unflatten(-1, (c.n_heads, c.head_dim))
         b, c_out = (part.unflatten(-1, (c.n_groups, c.state)) for part in (b, c_out))
         a = -self.A_log.float().exp()
-        y, last = ssd(u, dt, a, b, c_out, c.chunk, resets=resets(ctx), initial=initial)
+        with torch.autocast(x.device.type, enabled=False):
+            y, last = ssd(u, dt, a, b, c_out, c.chunk, resets=resets(ctx), initial=initial)
         write_slots(state, ctx, (after, last))
         y = torch.addcmul(y, u, self.D[:, None]).flatten(2)
         return self.out_proj(self.norm(y, gate).to(x.dtype))

@@ -46,6 +46,8 @@ class Shift(nn.Module):
 class RWKV4(nn.Module):
     """Time mixing: out_proj(sigmoid(receptance) * wkv(key, value)), equations 11-16."""
 
+    EXACT = ("decay", "bonus")
+
     def __init__(self, config: RWKV4Config, dim: int) -> None:
         super().__init__()
         self.dim, self.inner = dim, config.inner

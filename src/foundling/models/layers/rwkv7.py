@@ -88,7 +88,7 @@ class RWKV7(nn.Module):
         rate = self.rate(self.shift_a(x, previous)).float().sigmoid()
         log_w = DECAY_SCALE * self._heads(self.decay(self.shift_w(x, previous)).float().sigmoid())
         removal = F.normalize(self._heads(k * self.removal), dim=-1)
-        k = self._heads(k * torch.lerp(torch.ones_like(self.replacement), rate, self.replacement))
+        k = self._heads(k * (1 + (rate - 1) * self.replacement))
         rate = self._heads(rate)
         counts = valid(ctx, x.shape[1])
         if counts is not None:

@@ -19,6 +19,8 @@ DT_RANGE = (0.001, 0.1)
 class DiagonalSpace(nn.Module):
     """S4D-Lin: A_n = -1/2 + i pi n at first, B = 1."""
 
+    EXACT = ("log_dt", "log_decay", "frequency", "C")
+
     def __init__(self, channels: int, state: int) -> None:
         super().__init__()
         pairs = state // 2
@@ -70,6 +72,8 @@ class DiagonalSpace(nn.Module):
 
 class LowRankSpace(nn.Module):
     """S4: HiPPO-LegS as a diagonal plus low-rank matrix. `width` of `resume` as for DiagonalSpace."""
+
+    EXACT = ("log_dt", "log_decay", "frequency", "P", "B", "C")
 
     def __init__(self, channels: int, state: int) -> None:
         super().__init__()

@@ -1,0 +1,1 @@
+"""Comparisons across many trainings: candidates, one held-out set, intervals, a choice."""

@@ -1,0 +1,51 @@
+"""How fast a model trains and decodes, and what its state weighs, as the context grows."""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import torch
+
+from foundling.models.context import CacheView, Context
+from foundling.models.cost import state_bytes
+from foundling.models.language_model import LanguageModel
+
+BLOCK = 16
+STEPS = 12
+STATE_VALUE_BYTES = 4  # measured, and so counted, in float32
+
+
+@torch.no_grad()
+def decoding(module: LanguageModel, contexts: tuple[int, ...], rows: int) -> list[dict[str, float]]:
+    """For each context length: tokens/s of steps of one token a row, and the state's bytes for one sequence.
+
+    Every model runs the same plain PyTorch path. The cached numbers do not change the time, so the cache is not filled
+    by a prompt first.
+    """
+    return [
+        {
+            "context": context,
+            "tokens_per_s": rows / _step_seconds(module, context, rows),
+            "state_bytes": state_bytes(module.config, context, STATE_VALUE_BYTES),
+        }
+        for context in contexts
+    ]
+
+
+def _step_seconds(module: LanguageModel, context: int, rows: int) -> float:
+    module.eval()
+    per_row = -(-(context + 1) // BLOCK)
+    device = module.embedding.weight.device
+    state = module.new_state(rows + 1, 1 + rows * per_row, BLOCK, torch.float32, device)
+    table = 1 + torch.arange(rows * per_row).view(rows, per_row)
+    lengths = torch.full((rows,), context)
+    place = table[:, context // BLOCK] * BLOCK + context % BLOCK
+    view = CacheView(place[:, None], table, lengths, torch.ones_like(lengths), 1 + torch.arange(rows))
+    tokens = torch.zeros(rows, 1, dtype=torch.int64)
+    times = []
+    for _ in range(STEPS + 2):
+        began = time.perf_counter()
+        module(tokens, Context(lengths[:, None], cache=view), state)
+        times.append(time.perf_counter() - began)
+    return statistics.median(times[2:])
