@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.unit.serving.mock_model import mock_model
+from tests.unit.serving.mock_server import Running
 
 from foundling.serving.config import ServeConfig
-
-sys.path.insert(0, str(Path(__file__).parent))
-from mock_model import mock_model
-from mock_server import Running
 
 
 @pytest.fixture

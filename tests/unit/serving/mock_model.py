@@ -88,10 +88,10 @@ def make_event(engine: MockEngine, key: int, index: int, ids: list[int], reason:
     return Event(key, index, text, [ids[-1]], [-0.1], alternatives, reason)
 
 
-def mock_model(**options: object) -> SimpleNamespace:
-    """A stand-in for `foundling.Model` with a context of 64 tokens."""
+def mock_model(context: int = 64, **options: object) -> SimpleNamespace:
+    """A stand-in for `foundling.Model`."""
     tokenizer = byte_tokenizer()
-    config = SimpleNamespace(max_positions=64, vocab_size=tokenizer.vocab_size)
+    config = SimpleNamespace(max_positions=context, vocab_size=tokenizer.vocab_size)
     engine = MockEngine(tokenizer, **options)  # type: ignore[arg-type]
     return SimpleNamespace(
         module=SimpleNamespace(config=config),

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from mock_server import wait_until
+from tests.unit.serving.mock_server import wait_until
 
 from foundling.core.errors import FoundlingError
 from foundling.serving.config import ServeConfig
