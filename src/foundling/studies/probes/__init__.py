@@ -1,0 +1,1 @@
+"""Small synthetic tasks from the papers that tell architectures apart."""
