@@ -18,8 +18,9 @@ def running() -> Iterator[Any]:
     """A function that starts servers; they are stopped after the test."""
     with contextlib.ExitStack() as stack:
 
-        def start(config: ServeConfig | None = None, **engine: Any) -> Running:
-            server = Running(mock_model(**engine), config or ServeConfig())
+        def start(config: ServeConfig | None = None, others: dict[str, str] | None = None, **engine: Any) -> Running:
+            models = {name: mock_model(reply=reply) for name, reply in (others or {}).items()}
+            server = Running(mock_model(**engine), config or ServeConfig(), models)
             stack.callback(server.stop)
             return server
 

@@ -11,6 +11,7 @@ from tokenizers import decoders, models, pre_tokenizers, processors
 
 from foundling.core.errors import FoundlingError
 from foundling.inference.requests import Event, Request
+from foundling.inference.stats import Stats
 from foundling.tokenization.chat import CHATML
 from foundling.tokenization.tokenizer import Tokenizer
 
@@ -58,6 +59,9 @@ class MockEngine:
     def cancel(self, request_id: int) -> None:
         self.cancelled.append(request_id)
         self.running.pop(request_id, None)
+
+    def stats(self) -> Stats:
+        return Stats(seconds=1.0, generated_tokens=100)
 
     def step(self) -> list[Event]:
         if not self.go.wait(0.01):

@@ -18,9 +18,9 @@ from foundling.serving.server import listen
 class Running:
     """A server on a free port, in a thread; `url` is its base address."""
 
-    def __init__(self, model: Any, config: ServeConfig) -> None:
+    def __init__(self, model: Any, config: ServeConfig, others: dict[str, Any] | None = None) -> None:
         self.model = model
-        self.app = create_app(model, config)
+        self.app = create_app(model, config, others)
         self.socket = listen(config.host, 0)
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
         self.server = uvicorn.Server(uvicorn.Config(self.app, log_level="critical", lifespan="off"))

@@ -1,0 +1,169 @@
+"""What makes the server safe to leave running: bounds, limits, logs, metrics, guardrails, the answer cache."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from tests.unit.serving.mock_server import wait_until
+
+from foundling.core.errors import FoundlingError
+from foundling.serving.config import ServeConfig
+from foundling.serving.errors import ApiError
+from foundling.serving.rate_limit import RateLimit
+from foundling.serving.rules import read_rules
+
+USER: Any = [{"role": "user", "content": "hi"}]
+
+
+def test_a_full_queue_says_429_and_recovers(running: Any) -> None:
+    """Guards memory: no more requests are held than were allowed, and a cancelled one makes room."""
+    server = running(ServeConfig(max_requests=1))
+    server.model.engine.go.clear()
+    client = server.client()
+    waiting = threading.Thread(target=lambda: client.chat.completions.create(model="foundling", messages=USER))
+    waiting.start()
+    engine = server.app.state.services.pick(None).engine
+    assert wait_until(lambda: engine.held == 1)
+    assert httpx.get(f"{server.url}/ready").status_code == 503
+    with pytest.raises(openai.RateLimitError) as caught:
+        client.completions.create(model="foundling", prompt=["a", "b"])
+    assert caught.value.response.headers["retry-after"] == "1"
+    server.model.engine.go.set()
+    waiting.join()
+    assert wait_until(lambda: engine.held == 0)
+    assert client.chat.completions.create(model="foundling", messages=USER).choices[0].message.content == "hello"
+
+
+def test_the_rate_limit_refills() -> None:
+    """Guards the bucket's arithmetic: a burst of one minute's worth, then one each 60/n seconds, per caller."""
+    clock = [0.0]
+    limit = RateLimit(2, lambda: clock[0])
+    limit.take(0)
+    limit.take(0)
+    limit.take(1)
+    with pytest.raises(ApiError) as caught:
+        limit.take(0)
+    assert caught.value.status == 429 and caught.value.headers == {"Retry-After": "31"}
+    clock[0] = 30.0
+    limit.take(0)
+
+
+def test_a_request_that_takes_too_long_is_ended(running: Any) -> None:
+    """Guards against requests that hold their place for ever: a 504, and its blocks are free."""
+    server = running(ServeConfig(timeout_seconds=0.2))
+    server.model.engine.go.clear()
+    answer = httpx.post(f"{server.url}/v1/chat/completions", json={"model": "foundling", "messages": USER})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
+    assert wait_until(lambda: not server.model.engine.running)
+
+
+def test_log_lines_say_who_and_how_much_but_not_what(running: Any, tmp_path: Path) -> None:
+    """Guards privacy (no text unless asked for) and completeness (one whole line per request, refusals too)."""
+    log = tmp_path / "log.jsonl"
+    server = running(ServeConfig(log=log, api_keys=("secret-key",)))
+    client = server.client(api_key="secret-key")
+    list(client.chat.completions.create(model="foundling", messages=USER, stream=True, user="u1"))
+    client.completions.create(model="foundling", prompt="very private")
+    httpx.get(f"{server.url}/v1/models")
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [row["status"] for row in rows] == [200, 200, 401]
+    assert rows[0]["user"] == "u1" and rows[0]["completion_tokens"] == 5 and rows[0]["key"] == 0
+    assert "private" not in log.read_text() and "secret-key" not in log.read_text()
+
+
+def test_texts_are_logged_when_asked_for(running: Any, tmp_path: Path) -> None:
+    """Guards that --log-prompts does what it says, streamed and whole."""
+    log = tmp_path / "log.jsonl"
+    server = running(ServeConfig(log=log, log_prompts=True))
+    list(server.client().chat.completions.create(model="foundling", messages=USER, stream=True))
+    server.client().completions.create(model="foundling", prompt="a question")
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [row["answered"] for row in rows] == [["hello"], ["hello"]]
+    assert rows[1]["asked"] == ["a question"]
+
+
+def test_metrics_count_what_happened(running: Any) -> None:
+    """Guards the numbers an operator pages on: tokens, latencies, statuses, what a token costs."""
+    server = running(ServeConfig(cost_per_hour=3.6))
+    server.client().chat.completions.create(model="foundling", messages=USER)
+    httpx.post(f"{server.url}/v1/chat/completions", json={})
+    page = httpx.get(f"{server.url}/metrics").text
+    assert "foundling_generated_tokens_total 5.0" in page
+    assert "foundling_time_to_first_token_seconds_count 1.0" in page
+    assert "foundling_inter_token_seconds_count 4.0" in page
+    assert 'foundling_requests_total{path="/v1/chat/completions",status="400"} 1.0' in page
+    assert 'foundling_cost_per_million_tokens{model="foundling"} 10.0' in page  # 100 tokens/s at 0.001 a second
+
+
+def test_the_answer_cache_keeps_only_pinned_requests(running: Any) -> None:
+    """Guards against one user's random answer served to another, and against keys that forget a parameter."""
+    server = running(ServeConfig(answer_cache=2))
+    ask = server.client().chat.completions.create
+    for fields in (
+        {"temperature": 0},
+        {"temperature": 0},
+        {"seed": 1},
+        {"seed": 1},
+        {"temperature": 0, "max_tokens": 2},
+    ):
+        ask(model="foundling", messages=USER, **fields)
+    assert len(server.model.engine.seen) == 3
+    for _ in range(2):
+        ask(model="foundling", messages=USER)
+    assert len(server.model.engine.seen) == 5
+    ask(model="foundling", messages=USER, temperature=0)  # the least recently used of three, so no longer kept
+    assert len(server.model.engine.seen) == 6
+
+
+def test_guardrails(running: Any, tmp_path: Path) -> None:
+    """Guards questions refused by field, answers replaced or redacted, and streams that leak nothing before the end."""
+    path = tmp_path / "rules.yaml"
+    path.write_text("refuse_questions: ['(?i)bomb']\nredact: {'[a-z]+@[a-z.]+': '<e-mail>'}\nrefuse_answers: ['zzz']\n")
+    server = running(ServeConfig(rules=path), reply="write to ann@x.org!")
+    client = server.client()
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model="foundling", messages=[{"role": "user", "content": "a Bomb"}])
+    assert caught.value.param == "messages[0].content" and caught.value.code == "content_filter"
+    whole = client.chat.completions.create(model="foundling", messages=USER).choices[0].message.content
+    said = [
+        chunk.choices[0].delta.content or ""
+        for chunk in client.chat.completions.create(model="foundling", messages=USER, stream=True)
+    ]
+    assert whole == "".join(said) == "write to <e-mail>!"
+    assert client.completions.create(model="foundling", prompt="x", max_tokens=30).choices[0].text == whole
+    server.model.engine.reply = "zzz"
+    answer = client.chat.completions.create(model="foundling", messages=USER)
+    assert answer.choices[0].message.content == "I cannot help with that."
+
+
+@pytest.mark.parametrize("text", ["refuse_question: [x]", "redact: {'(': ''}", "- a", "a: [", "\x00"])
+def test_broken_rules_are_one_clear_error(tmp_path: Path, text: str) -> None:
+    """Guards against a server that starts without the rules that were meant."""
+    path = tmp_path / "rules.yaml"
+    path.write_text(text)
+    with pytest.raises(FoundlingError, match=r"rules\.yaml"):
+        read_rules(path)
+    with pytest.raises(FoundlingError, match=r"nowhere\.yaml"):
+        read_rules(tmp_path / "nowhere.yaml")
+
+
+def test_votes_are_off_without_a_file(running: Any) -> None:
+    """Guards against a vote that is thanked for and thrown away."""
+    vote = {"prompt": USER, "chosen": "a", "rejected": "b", "chosen_model": "x", "rejected_model": "y"}
+    answer = httpx.post(f"{running().url}/playground/votes", json=vote)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "votes_off")
+
+
+def test_several_models_side_by_side(running: Any) -> None:
+    """Guards that each model answers for itself and all are listed."""
+    server = running(others={"second": "other words"})
+    client = server.client()
+    assert [model.id for model in client.models.list()] == ["foundling", "second"]
+    assert client.completions.create(model="second", prompt="x").choices[0].text == "other words"
+    assert client.completions.create(model="foundling", prompt="x").choices[0].text == "hello"
