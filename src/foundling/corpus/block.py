@@ -1,32 +1,44 @@
 """One block of the corpus: read, apply the rules, sign. Pure in (block, config, items), so blocks may run anywhere.
 
-A finished block is a directory: documents.parquet (id, text, source, meta), dropped.parquet, signatures.npy
-(documents, 128) uint32, facts.npy (documents, 4) int64 [id, bytes, comparable, contaminated], and counts.json.
+A finished block is a directory: documents.parquet (id, text, source, meta), dropped.parquet, signatures.u32
+(documents, 128), facts.i64 (documents, 4) [id, bytes, comparable, contaminated], quarantine.json and counts.json.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet
 
 from foundling.core.files import write_json
 from foundling.corpus.columns import FlatText, Ints
 from foundling.corpus.config import CorpusConfig
 from foundling.corpus.decontaminate import HeldOut
-from foundling.corpus.documents import SCHEMA, Quarantine, frame, with_ids
+from foundling.corpus.documents import SCHEMA, Quarantine, with_ids
 from foundling.corpus.readers import registry
 from foundling.corpus.rules import c4, fineweb, gopher, language, licences, personal, shape, web
-from foundling.corpus.rules.rule import Outcome, Rule, apply
-from foundling.corpus.signatures import PERMUTATIONS, SHINGLE_WORDS, Signatures, signatures
+from foundling.corpus.rules.rule import Rule, apply
+from foundling.corpus.signatures import SHINGLE_WORDS, signatures
 from foundling.corpus.sources import Block
-from foundling.corpus.words import word_hashes
+from foundling.corpus.words import WordHashes, word_hashes
 
+DROPPED_SCHEMA = pa.schema(
+    {
+        n: pa.int64() if n == "bytes" else pa.large_string()
+        for n in ("id", "source", "reason", "excerpt", "bytes", "meta")
+    }
+)
+PORTION_BYTES = 8_000_000
+_ROWS = 1024
 MIN_SHINGLES = 20  # a text with fewer runs of five words is compared exactly only: MinHash says nothing about it
 
 
@@ -42,7 +54,8 @@ class Facts:
     @classmethod
     def load(cls, folders: Sequence[Path]) -> Facts:
         """The facts of all blocks, in order."""
-        rows = np.concatenate([np.zeros((0, 4), np.int64), *(np.load(f / "facts.npy") for f in folders)])
+        parts = [np.fromfile(folder / "facts.i64", np.int64).reshape(-1, 4) for folder in folders]
+        rows = np.concatenate([np.zeros((0, 4), np.int64), *parts])
         return cls(*(np.ascontiguousarray(column) for column in rows.T))
 
 
@@ -85,35 +98,56 @@ def _published(config: CorpusConfig) -> list[Rule]:
 
 
 def _write(block: Block, config: CorpusConfig, held_out: HeldOut, folder: Path) -> None:
-    quarantine = Quarantine()
-    frames = [frame([], "", []).with_columns(code=pl.lit(False))]
+    quarantine, rules = Quarantine(), rules_of(config)
+    read: Counter[str] = Counter()
+    edited: dict[str, Counter[str]] = {}
+    documents_schema = pa.schema(dict.fromkeys(SCHEMA, pa.large_string()))
+    with (
+        pa.parquet.ParquetWriter(folder / "documents.parquet", documents_schema, compression="lz4") as documents,
+        pa.parquet.ParquetWriter(folder / "dropped.parquet", DROPPED_SCHEMA, compression="lz4") as dropped,
+        (folder / "facts.i64").open("wb") as facts,
+        (folder / "signatures.u32").open("wb") as signed,
+    ):
+        for portion in _portions(block, config, quarantine):
+            read.update({"documents": len(portion), "bytes": int(portion["text"].str.len_bytes().sum())})
+            outcome = apply(portion, rules)
+            for name, numbers in outcome.edited.items():
+                edited.setdefault(name, Counter()).update(
+                    dict(zip(("documents", "bytes_removed"), numbers, strict=True))
+                )
+            kept = with_ids(outcome.kept)
+            documents.write_table(kept.to_arrow().cast(documents_schema))
+            dropped.write_table(outcome.dropped.select(DROPPED_SCHEMA.names).to_arrow().cast(DROPPED_SCHEMA))
+            if len(kept):
+                words = word_hashes(FlatText.of(kept["text"]))
+                _facts(kept, words, held_out).tofile(facts)
+                signatures(words).tofile(signed)
+    counts = {"read": {"documents": 0, "bytes": 0} | read, "edited": edited, "quarantine": dict(quarantine.counts)}
+    write_json(folder / "counts.json", counts)
+    write_json(folder / "quarantine.json", quarantine.entries)
+
+
+def _portions(block: Block, config: CorpusConfig, quarantine: Quarantine) -> Iterator[pl.DataFrame]:
+    """The block's documents in frames of about `PORTION_BYTES`, with a column that tells source files apart."""
+    waiting: list[pl.DataFrame] = []
+    size = 0
     for piece in block.pieces:
         for documents in registry.load(piece.reader)(piece, config, quarantine):
-            frames.append(documents.with_columns(code=pl.lit(piece.reader == "text")))
-    documents = pl.concat(frames)
-    read = {"documents": len(documents), "bytes": int(documents["text"].str.len_bytes().sum())}
-    outcome = apply(documents, rules_of(config))
-    kept = with_ids(outcome.kept)
-    facts, signed = _facts(kept, held_out)
-    kept.write_parquet(folder / "documents.parquet", compression="lz4")
-    outcome.dropped.write_parquet(folder / "dropped.parquet")
-    np.save(folder / "facts.npy", facts)
-    np.save(folder / "signatures.npy", signed)
-    write_json(folder / "counts.json", {"read": read, "edited": _edits(outcome), "quarantine": quarantine.entries})
+            waiting.append(documents.with_columns(code=pl.lit(piece.reader == "text")))
+            size += int(documents["text"].str.len_bytes().sum())
+            if size >= PORTION_BYTES:
+                yield pl.concat(waiting)
+                waiting, size = [], 0
+    if waiting:
+        yield pl.concat(waiting)
 
 
-def _facts(kept: pl.DataFrame, held_out: HeldOut) -> tuple[Ints, Signatures]:
-    if not len(kept):
-        return np.zeros((0, 4), np.int64), np.zeros((0, PERMUTATIONS), np.uint32)
-    words = word_hashes(FlatText.of(kept["text"]))
+def _facts(kept: pl.DataFrame, words: WordHashes, held_out: HeldOut) -> Ints:
+    """(documents, 4) int64: see `Facts`."""
     ids = np.array([int(i, 16) for i in kept["id"]], np.uint64).view(np.int64)
     comparable = (np.diff(words.offsets) >= MIN_SHINGLES + SHINGLE_WORDS - 1).astype(np.int64)
     sizes = kept["text"].str.len_bytes().cast(pl.Int64).to_numpy()
-    return np.stack([ids, sizes, comparable, held_out.matches(words)[0]], axis=1), signatures(words)
-
-
-def _edits(outcome: Outcome) -> dict[str, dict[str, int]]:
-    return {name: {"documents": n, "bytes_removed": removed} for name, (n, removed) in outcome.edited.items()}
+    return np.stack([ids, sizes, comparable, held_out.matches(words)[0]], axis=1)
 
 
 def read_counts(folder: Path) -> dict[str, dict]:  # type: ignore[type-arg]
@@ -123,6 +157,14 @@ def read_counts(folder: Path) -> dict[str, dict]:  # type: ignore[type-arg]
     return counts
 
 
-def documents_of(folder: Path) -> pl.DataFrame:
-    """A finished block's documents."""
-    return pl.read_parquet(folder / "documents.parquet").select(list(SCHEMA))
+def read_quarantine(folder: Path) -> list[dict[str, str]]:
+    """A finished block's broken records."""
+    entries: list[dict[str, str]] = json.loads((folder / "quarantine.json").read_text(encoding="utf-8"))
+    return entries
+
+
+def rows_of(file: Path) -> Iterator[pl.DataFrame]:
+    """The rows of a Parquet file in frames of bounded size."""
+    with pa.parquet.ParquetFile(file) as table:
+        for batch in table.iter_batches(_ROWS):
+            yield cast(pl.DataFrame, pl.from_arrow(batch))

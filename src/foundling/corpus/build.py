@@ -9,8 +9,9 @@ from __future__ import annotations
 import fnmatch
 import json
 import os
+import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,12 @@ from foundling.corpus.config import CorpusConfig
 from foundling.corpus.decontaminate import HeldOut
 from foundling.corpus.documents import SCHEMA
 from foundling.corpus.rules.rule import explain
+from foundling.corpus.signatures import PERMUTATIONS, Signatures
 from foundling.corpus.sources import blocks
 
 # What becomes of a document; the order is that of REASONS.
 TRAIN, VALIDATION, EXACT, NEAR, CONTAMINATED = range(5)
 REASONS = {EXACT: "exact duplicate", NEAR: "near duplicate", CONTAMINATED: "contaminated: holds an evaluation prompt"}
-DROPPED_COLUMNS = ("id", "source", "reason", "excerpt", "bytes", "meta")
 _EXAMPLES = 3
 
 
@@ -59,8 +60,8 @@ def build(
     facts = Facts.load(folders)
     _refuse_empty(facts, folders, counts, config)
     fate = _decide(config, facts, folders)
-    _write_documents(draft.path, folders, facts, fate, items)
-    _write_quarantine(draft.path / "quarantine.jsonl", counts)
+    _write_documents(draft.path, folders, fate)
+    _write_quarantine(draft.path / "quarantine.jsonl", folders)
     report = _report(draft.path, counts, facts, fate, held_out)
     write_json(draft.path / "report.json", report)
     draft.seeds["validation"] = config.seed
@@ -81,7 +82,7 @@ def _run_blocks(config: CorpusConfig, held_out: HeldOut, scratch: Path) -> list[
 def _refuse_empty(facts: Facts, folders: list[Path], counts: list[dict[str, Any]], config: CorpusConfig) -> None:
     if len(facts.ids):
         return
-    reasons: Counter[str] = Counter(entry["reason"] for count in counts for entry in count["quarantine"])
+    reasons: Counter[str] = sum((Counter(count["quarantine"]) for count in counts), Counter())
     for folder in folders:
         reasons.update(pl.read_parquet(folder / "dropped.parquet")["reason"].to_list())
     why = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common(6)) or "there was nothing in it"
@@ -93,7 +94,7 @@ def _decide(config: CorpusConfig, facts: Facts, folders: list[Path]) -> NDArray[
     fate = np.full(len(facts.ids), TRAIN, np.int8)
     fate[duplicates.exact(facts.ids.view(np.uint64))] = EXACT
     alive = fate == TRAIN
-    signed = np.concatenate([np.load(folder / "signatures.npy") for folder in folders])
+    signed = _all_signatures(folders)
     if config.near_duplicates:
         clusters = duplicates.near_clusters(signed, config.near_duplicates, alive & (facts.comparable > 0))
         fate[alive & ~duplicates.choose(clusters)] = NEAR
@@ -110,6 +111,18 @@ def _decide(config: CorpusConfig, facts: Facts, folders: list[Path]) -> NDArray[
     return fate
 
 
+def _all_signatures(folders: list[Path]) -> Signatures:
+    """(documents, PERMUTATIONS) the signatures of all blocks, on disk: half a kilobyte a document."""
+    path = folders[0].parent / "signatures.u32"
+    with path.open("wb") as file:
+        for folder in folders:
+            with (folder / "signatures.u32").open("rb") as part:
+                shutil.copyfileobj(part, file)
+    if not path.stat().st_size:
+        return np.zeros((0, PERMUTATIONS), np.uint32)
+    return np.memmap(path, np.uint32, "r").reshape(-1, PERMUTATIONS)
+
+
 def _eligible(config: CorpusConfig, folders: list[Path]) -> NDArray[np.bool_]:
     wanted = config.validation_source
     sources = pl.concat([pl.read_parquet(f / "documents.parquet", columns=["source"]) for f in folders])["source"]
@@ -123,39 +136,32 @@ def _eligible(config: CorpusConfig, folders: list[Path]) -> NDArray[np.bool_]:
     return sources.is_in(matching).to_numpy()
 
 
-def _write_documents(path: Path, folders: list[Path], facts: Facts, fate: NDArray[np.int8], items: list[str]) -> None:
-    schema = pa.schema({name: pa.large_string() for name in SCHEMA})
-    gone = pa.schema({n: pa.int64() if n == "bytes" else pa.large_string() for n in DROPPED_COLUMNS})
+def _write_documents(path: Path, folders: list[Path], fate: NDArray[np.int8]) -> None:
+    schema = pa.schema(dict.fromkeys(SCHEMA, pa.large_string()))
     writer = pa.parquet.ParquetWriter
     with (
         writer(path / "train.parquet", schema, compression="zstd") as train,
         writer(path / "validation.parquet", schema, compression="zstd") as validation,
-        writer(path / "dropped.parquet", gone, compression="zstd") as dropped,
+        writer(path / "dropped.parquet", block.DROPPED_SCHEMA, compression="zstd") as dropped,
     ):
-        for folder, documents, part in _with_fates(folders, fate):
-            train.write_table(documents.filter(part == TRAIN).to_arrow().cast(schema))
-            validation.write_table(documents.filter(part == VALIDATION).to_arrow().cast(schema))
-            for rows in (pl.read_parquet(folder / "dropped.parquet"), *_explained(documents, part)):
-                dropped.write_table(rows.select(gone.names).to_arrow().cast(gone))
+        start = 0
+        for folder in folders:
+            for rows in block.rows_of(folder / "dropped.parquet"):
+                dropped.write_table(rows.to_arrow().cast(block.DROPPED_SCHEMA))
+            for rows in block.rows_of(folder / "documents.parquet"):
+                part = pl.Series(fate[start : start + len(rows)])
+                start += len(rows)
+                train.write_table(rows.filter(part == TRAIN).to_arrow().cast(schema))
+                validation.write_table(rows.filter(part == VALIDATION).to_arrow().cast(schema))
+                for code, reason in REASONS.items():
+                    gone = explain(rows.filter(part == code), reason).select(block.DROPPED_SCHEMA.names)
+                    dropped.write_table(gone.to_arrow().cast(block.DROPPED_SCHEMA))
 
 
-def _with_fates(folders: list[Path], fate: NDArray[np.int8]) -> Iterator[tuple[Path, pl.DataFrame, pl.Series]]:
-    start = 0
-    for folder in folders:
-        documents = block.documents_of(folder)
-        yield folder, documents, pl.Series(fate[start : start + len(documents)])
-        start += len(documents)
-
-
-def _explained(documents: pl.DataFrame, fate: pl.Series) -> Iterator[pl.DataFrame]:
-    for code, reason in REASONS.items():
-        yield explain(documents.filter(fate == code), reason)
-
-
-def _write_quarantine(path: Path, counts: list[dict[str, Any]]) -> None:
+def _write_quarantine(path: Path, folders: list[Path]) -> None:
     with path.open("w", encoding="utf-8") as file:
-        for count in counts:
-            for entry in count["quarantine"]:
+        for folder in folders:
+            for entry in block.read_quarantine(folder):
                 file.write(json.dumps(entry, ensure_ascii=False, sort_keys=True) + "\n")
 
 
@@ -168,7 +174,7 @@ def _report(
     quarantine: Counter[str] = Counter()
     for count in counts:
         read.update(count["read"])
-        quarantine.update(entry["reason"] for entry in count["quarantine"])
+        quarantine.update(count["quarantine"])
         for name, numbers in count["edited"].items():
             edited.setdefault(name, Counter()).update(numbers)
     dropped = pl.read_parquet(path / "dropped.parquet")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ import polars as pl
 # id: content hash, so that the same text has the same id on any machine; meta: a JSON object.
 SCHEMA = {"id": pl.String, "text": pl.String, "source": pl.String, "meta": pl.String}
 EXCERPT_CHARACTERS = 200
+MAX_KEPT = 1000  # broken records of one kind in one block that are kept; all are counted
 
 
 def document_id(text: str) -> str:
@@ -40,9 +42,13 @@ class Quarantine:
     """Records that could not be read: where, why, and how they begin. Counted, kept, never passed over in silence."""
 
     entries: list[dict[str, Any]] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
 
     def add(self, file: str, position: str, reason: str, record: bytes | str = b"") -> None:
         """Keep one broken record. `position` is "line 12", "byte 4096", "row 3" or "" for the whole file."""
+        self.counts[reason] += 1
+        if self.counts[reason] > MAX_KEPT:
+            return
         text = record[:400].decode("utf-8", "backslashreplace") if isinstance(record, bytes) else record
-        excerpt = text[:EXCERPT_CHARACTERS].replace("\0", "\\0")
+        excerpt = text[:EXCERPT_CHARACTERS].replace("\0", "\\0").encode("utf-8", "replace").decode()
         self.entries.append({"file": file, "position": position, "reason": reason, "excerpt": excerpt})

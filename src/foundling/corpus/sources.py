@@ -70,9 +70,9 @@ def _pieces(config: CorpusConfig) -> Iterator[tuple[Piece, int]]:
         for path, name in _find(entry):
             reader = registry.reader_for(path)
             size = path.stat().st_size
-            cuts = range(0, max(size, 1), BLOCK_BYTES) if registry.can_cut(reader) else [0]
-            for start in cuts:
-                end = min(start + BLOCK_BYTES, size) if registry.can_cut(reader) else None
+            can_cut = registry.can_cut(reader, path)
+            for start in range(0, max(size, 1), BLOCK_BYTES) if can_cut else [0]:
+                end = min(start + BLOCK_BYTES, size) if can_cut else None
                 yield Piece(str(path), name, f"file:{name}", reader, start, end), (end or size) - start
 
 

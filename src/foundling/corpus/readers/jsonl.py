@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import polars as pl
 
 from foundling.corpus.config import CorpusConfig
 from foundling.corpus.documents import Quarantine, frame
+from foundling.corpus.readers.streams import broken_files_to, open_stream
 
 if TYPE_CHECKING:
     from foundling.corpus.sources import Piece
@@ -23,7 +23,7 @@ _MAX_META_CHARACTERS = 2000
 
 def read(piece: Piece, config: CorpusConfig, quarantine: Quarantine) -> Iterator[pl.DataFrame]:
     """The lines that begin in bytes [start, end) of the file."""
-    with Path(piece.path).open("rb") as file:
+    with broken_files_to(quarantine, piece.name), open_stream(piece.path) as file:
         yield from read_lines(_lines(file, piece.start, piece.end, config.max_record_bytes), piece, config, quarantine)
 
 
@@ -54,34 +54,47 @@ def read_lines(
 
 def _lines(file: BinaryIO, start: int, end: int | None, longest: int) -> Iterator[tuple[int, bytes | None]]:
     """(offset, line) of the lines that begin in [start, end); None for one longer than `longest`."""
+    offset = start
     if start:
         file.seek(start - 1)
-        while (part := file.readline(longest)) and not part.endswith(b"\n"):
-            pass
-    while end is None or file.tell() < end:
-        offset = file.tell()
+        offset = start - 1 + _skip_line(file, longest)
+    while end is None or offset < end:
         line = file.readline(longest + 1)
         if not line:
             return
-        if len(line) > longest and not line.endswith(b"\n"):
-            while (part := file.readline(longest)) and not part.endswith(b"\n"):
-                pass
-            yield offset, None
-        else:
-            yield offset, line
+        too_long = len(line) > longest and not line.endswith(b"\n")
+        yield offset, None if too_long else line
+        offset += len(line) + (_skip_line(file, longest) if too_long else 0)
+
+
+def _skip_line(file: BinaryIO, longest: int) -> int:
+    """Read to the end of the line; returns how many bytes that was."""
+    skipped = 0
+    while part := file.readline(longest):
+        skipped += len(part)
+        if part.endswith(b"\n"):
+            break
+    return skipped
 
 
 def _parse(line: bytes, config: CorpusConfig) -> tuple[str, dict[str, Any]] | str:
     """(text, meta), or the reason why the line is no document."""
     try:
-        row = json.loads(line.decode("utf-8"))
+        row = json.loads(line.decode("utf-8"), object_pairs_hook=_unique)
     except UnicodeDecodeError:
         return "not UTF-8"
     except RecursionError:
         return "JSON nested too deeply"
     except ValueError as error:
-        return f"not JSON: {error}"
+        return f"not JSON: {error.msg if isinstance(error, json.JSONDecodeError) else error}"
     return pick_text(row, config)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key occurs twice")  # which of the two texts is meant, nobody knows
+    return found
 
 
 def pick_text(row: Any, config: CorpusConfig) -> tuple[str, dict[str, Any]] | str:
@@ -89,6 +102,8 @@ def pick_text(row: Any, config: CorpusConfig) -> tuple[str, dict[str, Any]] | st
     if not isinstance(row, dict):
         return "not a JSON object"
     text = row.get(config.text_field)
+    if text is None and config.text_field not in row:
+        text = _dialogue(row)
     if not isinstance(text, str):
         kind = f"field {config.text_field!r} is {type(text).__name__}"
         return kind if config.text_field in row else f"no field {config.text_field!r}"
@@ -96,6 +111,17 @@ def pick_text(row: Any, config: CorpusConfig) -> tuple[str, dict[str, Any]] | st
         return "not UTF-8: a lone surrogate"
     rest = {key: value for key, value in row.items() if key != config.text_field and _is_plain(value)}
     return text, rest
+
+
+def _dialogue(row: dict[str, Any]) -> str | None:
+    """A chat log (OpenAI's `messages` or ShareGPT's `conversations`) as "role: words" paragraphs, or None."""
+    turns = row.get("messages") or row.get("conversations")
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        return None
+    said = [(turn.get("role") or turn.get("from"), turn.get("content") or turn.get("value")) for turn in turns]
+    if not all(isinstance(part, str) for pair in said for part in pair):
+        return None
+    return "\n\n".join(f"{role}: {words}" for role, words in said)
 
 
 def _is_plain(value: Any) -> bool:

@@ -12,6 +12,7 @@ import polars as pl
 from foundling.core.errors import FoundlingError, nearest
 from foundling.corpus.config import CorpusConfig
 from foundling.corpus.documents import Quarantine
+from foundling.corpus.readers.streams import is_compressed
 
 if TYPE_CHECKING:
     from foundling.corpus.sources import Piece
@@ -33,6 +34,10 @@ _ENDINGS = {
     ".tsv": "csv",
     ".arrow": "arrow",
     ".feather": "arrow",
+    ".warc": "warc",
+    ".wet": "warc",
+    **dict.fromkeys((".html", ".htm", ".xhtml"), "html"),
+    **dict.fromkeys((".fasta", ".fa", ".faa", ".fna"), "fasta"),
 }
 _MODULES = {
     "plain": "text:read_plain",
@@ -42,8 +47,12 @@ _MODULES = {
     "parquet": "tables:read_parquet",
     "csv": "tables:read_csv",
     "arrow": "tables:read_arrow",
+    "warc": "web:read_warc",
+    "html": "web:read_html",
+    "fasta": "fasta:read",
 }
-_CAN_CUT = {"jsonl"}  # readers that can start in the middle of a file
+_CAN_CUT = {"jsonl"}  # readers that can start in the middle of a file that is not compressed
+_SELF_CONTAINED = {"parquet", "arrow"}  # formats with compression of their own
 
 
 def endings() -> list[str]:
@@ -53,21 +62,30 @@ def endings() -> list[str]:
 
 def known(path: Path) -> bool:
     """Whether a file in a folder is one to read."""
-    return path.suffix.lower() in _ENDINGS
+    return _ending(path) in _ENDINGS
 
 
 def reader_for(path: Path) -> str:
     """The name of the reader for a file. Raises FoundlingError if none knows its ending."""
-    ending = path.suffix.lower()
+    ending = _ending(path)
     if ending not in _ENDINGS:
         what = f"{path}: no reader for {ending!r} files" if ending else f"{path}: a file name without an ending"
         raise FoundlingError(what, f"known endings: {', '.join(endings())}", nearest(ending, endings()))
-    return _ENDINGS[ending]
+    reader = _ENDINGS[ending]
+    if is_compressed(path.name) and reader in _SELF_CONTAINED:
+        raise FoundlingError(f"{path}: a compressed {ending} file", "that format compresses by itself", "Unpack it")
+    return reader
 
 
-def can_cut(reader: str) -> bool:
-    """Whether the reader takes a part of a file."""
-    return reader in _CAN_CUT
+def can_cut(reader: str, path: Path) -> bool:
+    """Whether the reader takes a part of the file."""
+    return reader in _CAN_CUT and not is_compressed(path.name)
+
+
+def _ending(path: Path) -> str:
+    """The ending that says what is inside: ".jsonl" of "a.jsonl.gz"."""
+    inner = path.with_suffix("") if is_compressed(path.name) else path
+    return inner.suffix.lower()
 
 
 def load(reader: str) -> Reader:

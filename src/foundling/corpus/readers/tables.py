@@ -15,6 +15,7 @@ import pyarrow.parquet
 from foundling.core.errors import FoundlingError, nearest
 from foundling.corpus.config import CorpusConfig
 from foundling.corpus.documents import Quarantine
+from foundling.corpus.readers.streams import BROKEN, open_stream
 
 if TYPE_CHECKING:
     from foundling.corpus.sources import Piece
@@ -36,12 +37,13 @@ def read_csv(piece: Piece, config: CorpusConfig, quarantine: Quarantine) -> Iter
         return "skip"
 
     parse = pa.csv.ParseOptions(
-        delimiter="\t" if piece.path.lower().endswith(".tsv") else ",",
+        delimiter="\t" if ".tsv" in piece.path.lower()[-8:] else ",",
         newlines_in_values=True,
         invalid_row_handler=broken,
     )
     read = pa.csv.ReadOptions(block_size=config.max_record_bytes, use_threads=False)
-    yield from _guarded(lambda: pa.csv.open_csv(piece.path, read, parse), piece, config, quarantine)
+    with open_stream(piece.path) as file:
+        yield from _guarded(lambda: pa.csv.open_csv(pa.PythonFile(file), read, parse), piece, config, quarantine)
 
 
 def read_arrow(piece: Piece, config: CorpusConfig, quarantine: Quarantine) -> Iterator[pl.DataFrame]:
@@ -65,8 +67,8 @@ def _guarded(open_batches, piece, config, quarantine):  # type: ignore[no-untype
         for batch in open_batches():
             yield _documents(pl.DataFrame(batch), row, piece, config, quarantine)
             row += batch.num_rows
-    except (pa.ArrowInvalid, pa.ArrowException, OSError) as error:
-        quarantine.add(piece.name, "", f"cannot be read: {str(error).splitlines()[0]}")
+    except BROKEN as error:
+        quarantine.add(piece.name, "", f"cannot be read on: {(str(error).splitlines() or [type(error).__name__])[0]}")
 
 
 def _documents(

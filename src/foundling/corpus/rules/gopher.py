@@ -90,7 +90,7 @@ def judge_repetition(config: GopherRepetition, batch: Batch, words: Spans) -> Re
             found = _top_ngram_characters(words, n, start, keys)
             reasons.above(f"gopher: frequent {n}-gram", share(found, batch.lengths), top[n])
         if n in repeated:
-            limits = repeated[n] * batch.lengths
+            limits = (repeated[n] * batch.lengths).astype(np.float64)
             found = _repeated_ngram_characters(words, n, start, keys, limits, reasons.codes < 0)
             reasons.above(f"gopher: repeated {n}-grams", share(found, batch.lengths), repeated[n])
     return reasons
