@@ -44,9 +44,17 @@ class DiagonalSpace(nn.Module):
         return log_a, torch.expm1(log_a) / a, as_complex(self.C)
 
     def kernel(self, length: int) -> Tensor:
-        """(channels, length): 2 Re sum_n C_n B_n A_n^l."""
+        """(channels, length): 2 Re sum_n C_n B_n A_n^l.
+
+        With l = i * step + j the powers are A^(i step) A^j: a real matrix product over n, and few exponentials.
+        """
         log_a, b, c = self._discrete()
-        return 2 * ((b * c)[:, None] @ powers(log_a, length)).real[:, 0]
+        step = math.isqrt(length - 1) + 1
+        coarse = torch.view_as_real((b * c)[..., None] * powers(step * log_a, -(-length // step)))
+        fine = torch.view_as_real(powers(log_a, step))
+        left = torch.cat([coarse[..., 0], -coarse[..., 1]], 1)  # (channels, 2 pairs, length / step)
+        right = torch.cat([fine[..., 0], fine[..., 1]], 1)  # (channels, 2 pairs, step)
+        return 2 * (left.mT @ right).flatten(1)[:, :length]
 
     def resume(self, u: Tensor, before: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Go on from a state.
@@ -106,10 +114,13 @@ class LowRankSpace(nn.Module):
     def discrete(self) -> tuple[Tensor, Tensor, Tensor]:
         """A-bar (channels, state, state), B-bar and C (channels, state): the bilinear transform (equation 3)."""
         diagonal, p, b, c, rate = self._continuous()
-        a = torch.diag_embed(diagonal) - p[..., :, None] * p.conj()[..., None, :]
-        scaled = torch.diag_embed(rate.expand_as(diagonal).to(a.dtype))
-        solved = torch.linalg.solve(scaled - a, torch.cat([scaled + a, 2 * b[..., None]], -1))
-        return solved[..., :-1], solved[..., -1], c
+        inner = 1 / (rate - diagonal)
+        left, right = inner * p, inner * p.conj()
+        left = left / (1 + (p.conj() * left).sum(-1, keepdim=True))
+        inverse = torch.diag_embed(inner) - left[..., :, None] * right[..., None, :]  # of 2 / dt - A (Woodbury)
+        b_bar = 2 * (inner * b - left * (right * b).sum(-1, keepdim=True))
+        one = torch.eye(diagonal.shape[-1], dtype=inverse.dtype, device=inverse.device)
+        return 2 * rate[..., None] * inverse - one, b_bar, c
 
     def kernel(self, length: int) -> Tensor:
         """(channels, length): C A^l B, through its generating function at the roots of unity (algorithm 1).
