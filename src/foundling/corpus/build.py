@@ -60,7 +60,8 @@ def build(
     facts = Facts.load(folders)
     _refuse_empty(facts, folders, counts, config)
     fate = _decide(config, facts, folders)
-    _write_documents(draft.path, folders, fate)
+    leaks = pl.Series([*items, ""], dtype=pl.String)[facts.contaminated_by]
+    _write_documents(draft.path, folders, fate, leaks)
     _write_quarantine(draft.path / "quarantine.jsonl", folders)
     report = _report(draft.path, counts, facts, fate, held_out)
     write_json(draft.path / "report.json", report)
@@ -136,7 +137,8 @@ def _eligible(config: CorpusConfig, folders: list[Path]) -> NDArray[np.bool_]:
     return sources.is_in(matching).to_numpy()
 
 
-def _write_documents(path: Path, folders: list[Path], fate: NDArray[np.int8]) -> None:
+def _write_documents(path: Path, folders: list[Path], fate: NDArray[np.int8], leaks: pl.Series) -> None:
+    """`leaks`: (documents,) the evaluation item that each holds, shown in place of its beginning."""
     schema = pa.schema(dict.fromkeys(SCHEMA, pa.large_string()))
     writer = pa.parquet.ParquetWriter
     with (
@@ -154,7 +156,8 @@ def _write_documents(path: Path, folders: list[Path], fate: NDArray[np.int8]) ->
                 train.write_table(rows.filter(part == TRAIN).to_arrow().cast(schema))
                 validation.write_table(rows.filter(part == VALIDATION).to_arrow().cast(schema))
                 for code, reason in REASONS.items():
-                    gone = explain(rows.filter(part == code), reason).select(block.DROPPED_SCHEMA.names)
+                    shown = leaks[start - len(rows) : start].filter(part == code) if code == CONTAMINATED else None
+                    gone = explain(rows.filter(part == code), reason, shown).select(block.DROPPED_SCHEMA.names)
                     dropped.write_table(gone.to_arrow().cast(block.DROPPED_SCHEMA))
 
 

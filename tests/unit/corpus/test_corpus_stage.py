@@ -89,6 +89,8 @@ def test_every_document_is_kept_or_counted(folder: Path, tmp_path: Path) -> None
         "binary.txt": "binary (holds a NUL byte)",
         "latin.txt": "not UTF-8",
     }
+    leak = pl.read_parquet(corpus.file("dropped.parquet")).filter(pl.col("reason").str.starts_with("contaminated"))
+    assert leak["excerpt"][0].startswith("What is the capital")
     assert len(texts(corpus)) + len(texts(corpus, "validation")) == 12
     assert texts(corpus, "validation")
     report = json.loads(corpus.file("report.json").read_text())

@@ -11,7 +11,7 @@ from foundling.corpus import duplicates, splits
 from foundling.corpus.columns import FlatText
 from foundling.corpus.config import CorpusConfig
 from foundling.corpus.decontaminate import HeldOut
-from foundling.corpus.signatures import signatures
+from foundling.corpus.signatures import Bands, signatures
 from foundling.corpus.words import word_hashes
 
 RNG = np.random.default_rng(1)
@@ -106,3 +106,43 @@ def test_a_cluster_with_an_ineligible_member_is_not_held_out() -> None:
 def test_one_document_cannot_be_split() -> None:
     with pytest.raises(FoundlingError, match="validation_bytes=0"):
         splits.validation(CorpusConfig(), np.zeros(1, np.uint64), np.array([100]), np.zeros(1, int), np.ones(1, bool))
+
+
+@pytest.mark.parametrize("length", [13, 16, 20, 30, 60])
+def test_leaks_with_changed_words_are_found(length: int) -> None:
+    """Five words in a hundred (at least one) replaced: at least 95% of the items are found, and no other one."""
+    items = [words(length) for _ in range(200)]
+    texts = []
+    for item in items:
+        changed = list(item)
+        for place in RNG.choice(length, max(1, round(length * 0.05)), replace=False):
+            changed[place] = "another"
+        texts.append(" ".join([*words(40), *changed, *words(40)]))
+    found = HeldOut([" ".join(item) for item in items]).matches(hashes(texts))[0]
+    assert (found == np.arange(200)).mean() >= 0.95
+    assert set(found.tolist()) <= {-1, *range(200)}
+
+
+def test_text_on_the_same_topic_is_no_leak() -> None:
+    item = "What is the capital of the largest country in South America by total land area today"
+    other = "Brazil is the largest country in South America. The capital of the country is a planned city of today."
+    assert HeldOut([item]).matches(hashes([other]))[0].tolist() == [-1]
+
+
+def test_near_duplicate_recall_follows_the_theory() -> None:
+    """1 - (1 - s^rows)^bands, within three standard errors, on pairs whose true similarity is known."""
+    pairs = 300
+    for shared in (0.6, 0.7, 0.8, 0.9):
+        texts, truths = [], []
+        for _ in range(pairs):
+            a = words(300)
+            keep = int(300 * 2 * shared / (1 + shared))
+            b = [*a[:keep], *words(300 - keep)]
+            texts += [" ".join(a), " ".join(b)]
+            sets = [{tuple(t[i : i + 5]) for i in range(296)} for t in (a, b)]
+            truths.append(len(sets[0] & sets[1]) / len(sets[0] | sets[1]))
+        bands = Bands.for_threshold(0.8)
+        band_hashes = bands.hashes(signatures(hashes(texts)))
+        candidates = (band_hashes[0::2] == band_hashes[1::2]).any(axis=1).mean()
+        expected = np.mean([bands.recall(t) for t in truths])
+        assert abs(candidates - expected) < 3 * np.sqrt(expected * (1 - expected) / pairs) + 0.01
