@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from foundling.models.config import AttentionConfig, MLPConfig, ModelConfig, NormConfig
+from foundling.models.config import AttentionConfig, MLPConfig, ModelConfig, MoEConfig, NormConfig
 from foundling.models.layers.recurrent_cost import COSTS as RECURRENT_COSTS
 
 FP32_BYTES = 4
@@ -62,11 +62,19 @@ def _mlp(config: MLPConfig, dim: int) -> PartCost:
     return PartCost(weights + bias, weights + bias, weights, activations=activations)
 
 
+def _moe(config: MoEConfig, dim: int) -> PartCost:
+    expert, shared, router = 3 * dim * config.hidden, 3 * dim * (config.shared_hidden or 0), dim * config.n_experts
+    active = router + shared + config.top_k * expert
+    inner = config.top_k * config.hidden + (config.shared_hidden or 0)
+    total = router + shared + config.n_experts * expert
+    return PartCost(total, active, active, activations=dim * (1 + config.top_k) + config.n_experts + 4 * inner)
+
+
 def _recurrent(config: Any, dim: int) -> PartCost:
     return PartCost(**RECURRENT_COSTS[config.kind](config, dim))
 
 
-PARTS: dict[str, Callable[[Any, int], PartCost]] = {"attention": _attention, "mlp": _mlp}
+PARTS: dict[str, Callable[[Any, int], PartCost]] = {"attention": _attention, "mlp": _mlp, "moe": _moe}
 PARTS |= dict.fromkeys(RECURRENT_COSTS, _recurrent)
 
 

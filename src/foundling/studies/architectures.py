@@ -23,7 +23,7 @@ from foundling.models.config import ModelConfig
 from foundling.models.cost import state_bytes
 from foundling.studies.architectures_designs import matched
 from foundling.studies.architectures_plots import plot
-from foundling.studies.architectures_speed import STATE_VALUE_BYTES, decoding
+from foundling.studies.architectures_speed import STATE_VALUE_BYTES, decoding, training
 from foundling.studies.config import CompareArchitecturesConfig
 from foundling.training.bits_per_byte import HeldOut
 from foundling.training.config import TrainingConfig
@@ -76,6 +76,7 @@ def _measure(
         _train(shape, config, tokens, folder / f"seed-{seed}", seed, rate, config.steps)
         for seed in range(config.seed, config.seed + config.seeds)
     ]
+    module = build(shape, config.seed)
     return {
         "name": name,
         "dim": shape.dim,
@@ -84,8 +85,8 @@ def _measure(
         "training_flops_per_token": shape.flops_per_token(config.context, training=True),
         "learning_rate": rate,
         "bits_per_byte": interval([run["bits_per_byte"] for run in runs]),
-        "train_tokens_per_s": statistics.median(run["tokens_per_s"] for run in runs),
-        "decode": decoding(build(shape, config.seed), config.decode_contexts, config.decode_rows),
+        "train_tokens_per_s": training(module, _objective(config, tokens, config.seed)),
+        "decode": decoding(module, config.decode_contexts, config.decode_rows),
         "state_bytes": [[c, state_bytes(shape, c, STATE_VALUE_BYTES)] for c in _contexts(config)],
     }
 
@@ -104,8 +105,7 @@ def _train(
         found: dict[str, float] = json.loads(done.read_text(encoding="utf-8"))
         return found
     folder.mkdir(parents=True, exist_ok=True)
-    train, validation = TokenSplit(tokens.path, "train"), TokenSplit(tokens.path, "validation")
-    held_out = HeldOut(validation, config.context, config.validation_tokens)
+    held_out = HeldOut(TokenSplit(tokens.path, "validation"), config.context, config.validation_tokens)
     options = TrainingConfig(
         seed=seed,
         steps=steps,
@@ -116,7 +116,7 @@ def _train(
     )
     trainer = Trainer(
         build(shape, seed),
-        Causal(train, config.context, config.batch_size, seed),
+        _objective(config, tokens, seed),
         options,
         folder,
         log=folder / "training.log.jsonl",
@@ -125,9 +125,13 @@ def _train(
         title=folder.parent.name,
     )
     summary = trainer.fit()
-    result = {"bits_per_byte": summary.evaluation["bits_per_byte"], "tokens_per_s": summary.tokens_per_s}
+    result = {"bits_per_byte": summary.evaluation["bits_per_byte"]}
     done.write_text(json.dumps(result), encoding="utf-8")
     return result
+
+
+def _objective(config: CompareArchitecturesConfig, tokens: Artifact, seed: int) -> Causal:
+    return Causal(TokenSplit(tokens.path, "train"), config.context, config.batch_size, seed)
 
 
 def interval(values: list[float], level: float = 0.95) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def matched(name: str, equal: str, parameters: int, layers: int, vocab_size: int
         (design(name, dim, layers, vocab_size, context) for dim in _widths(name, layers, vocab_size, size, goal)),
         key=lambda config: abs(size(config) - goal),
     )
-    if abs(size(best) - goal) > 0.25 * goal:
+    if abs(size(best) - goal) > 0.2 * goal:
         raise FoundlingError(f"no width of {name!r} comes near {goal:.3g} {equal}", fix="Ask for larger models")
     return best
 
