@@ -16,7 +16,7 @@ class BitsPerByteConfig(Config):
         0.5, "share of each window that is context already scored (0: each window starts afresh)", ge=0.0, lt=1.0
     )
     ngram_bytes: int = option(
-        4_000_000, "training text for the n-gram model measured beside gzip and xz; 0: no n-gram model", ge=0
+        12_000_000, "training text for the n-gram model measured beside gzip and xz; 0: no n-gram model", ge=0
     )
 
 
@@ -63,6 +63,8 @@ class EvaluateConfig(Config):
     shots: int | None = option(None, "worked examples of task files; null: what each file says", ge=0)
     seed: int = option(0, "seeds sampling and resampling")
     limit: int | None = option(None, "use only the first items of each task", gt=0)
+    perturb: bool = option(False, "ask multiple-choice tasks again with changed case, spacing, spelling and order")
+    contamination: bool = option(False, "look for the items in the corpus's training text, and score both parts")
     block: int = option(64, "items asked and saved together: a broken-off run repeats at most one block", gt=0)
     bits_per_byte: BitsPerByteConfig = option(BitsPerByteConfig(), "options of the task `bits-per-byte`")
     syntax: SyntaxConfig = option(SyntaxConfig(), "options of the task `syntax`")

@@ -17,10 +17,13 @@ from dataclasses import asdict
 from typing import Any
 
 from foundling.core.artifacts import Artifact, Draft
+from foundling.core.errors import FoundlingError
 from foundling.core.stages import Inputs
 from foundling.evaluation.answering import LocalAnswerer
+from foundling.evaluation.calibration import calibration_summary, confidences
 from foundling.evaluation.compare import compare_outcomes
 from foundling.evaluation.config import EvaluateConfig
+from foundling.evaluation.contamination import split_scores, training_words
 from foundling.evaluation.running import run_task
 from foundling.evaluation.scores import (
     FORMAT,
@@ -50,14 +53,30 @@ def build(config: EvaluateConfig, inputs: Inputs, draft: Draft) -> None:
         name = task.task.name
         outcomes[name] = run_task(task, items, answerer, config.block, draft.scratch / f"{name}.samples.jsonl")
         timings[name] = {"seconds": round(time.monotonic() - started, 3)}
-    results = {
+    results: dict[str, Any] = {
         "format": FORMAT,
         "tasks": {task.task.name: summarise(task, outcomes[task.task.name], config.seed) for task, _ in prepared},
     }
+    for task, _ in prepared:
+        _add_analyses(config, inputs, task, outcomes[task.task.name], results["tasks"][task.task.name])
     against = inputs.get("against")
     if against is not None:
         results["against"] = _compared(against, results, outcomes)
     _write(draft, results, outcomes, timings)
+
+
+def _add_analyses(
+    config: EvaluateConfig, inputs: Inputs, task: Evaluable, outcomes: list[Outcome], summary: dict[str, Any]
+) -> None:
+    """Calibration, where the task has confidences; scores on contaminated and clean items, where asked for."""
+    sure, right = confidences(outcomes)
+    if sure:
+        summary["calibration"] = calibration_summary(sure, right)
+    corpus = inputs.get("corpus")
+    if config.contamination:
+        if corpus is None:
+            raise FoundlingError("`contamination` needs the corpus that the model was trained on", "none was given")
+        summary["contamination"] = split_scores(task.task, outcomes, training_words(corpus), config.seed)
 
 
 def _limited(task: Evaluable, config: EvaluateConfig) -> Sequence[Item]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from decimal import Decimal, DecimalException
 
 from foundling.evaluation.task_file import Extract
+from foundling.evaluation.text_metrics import NAMES, sentence_score
 
 
 def extract(rule: Extract, text: str) -> str | None:
@@ -25,6 +26,8 @@ def extract(rule: Extract, text: str) -> str | None:
 
 def matches(rule: Extract, answer: str, accepted: Sequence[str]) -> float:
     """How well an extracted answer fits the best of the accepted ones, 0 to 1."""
+    if rule.match in NAMES:
+        return sentence_score(rule.match, answer, accepted)
     cleaned = _clean(rule, answer)
     return max(_one(rule, cleaned, _clean(rule, truth)) for truth in accepted)
 

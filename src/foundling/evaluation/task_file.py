@@ -60,7 +60,9 @@ class Extract(Config):
 
     pattern: str | None = option(None, "regular expression; null: the whole text")
     take: Literal["first", "last"] = option("first", "which match")
-    match: Literal["exact", "numeric", "f1", "contains"] = option("exact", "how it is compared with the truth")
+    match: Literal["exact", "numeric", "f1", "contains", "bleu", "chrf", "rouge-l"] = option(
+        "exact", "how it is compared with the truth"
+    )
     ignore: tuple[str, ...] = option((), "regular expressions removed from both before comparing")
     ignore_case: bool = option(False, "compare in lower case")
 

@@ -124,7 +124,7 @@ def test_extraction_and_matching() -> None:
     rule = Extract(pattern=r"-?[0-9][0-9,.]*", take="last", match="numeric")
     assert extract(rule, "first 3, then 1,234.50.") == "1,234.50."
     assert matches(rule, "1,234.50.", ["$1234.5"]) == 1.0 and matches(rule, "x", ["1"]) == 0.0
-    assert (extract(rule, "none") is None and number("1e400000000") is None) or True
+    assert extract(rule, "none") is None and number("1e999999999999") is None
     assert token_f1("The cat sat.", "a cat") == pytest.approx(2 / 3)
     assert matches(Extract(match="contains"), "It is Paris, of course", ["paris"]) == 1.0
     assert matches(Extract(match="contains"), "Parisian", ["paris"]) == 0.0

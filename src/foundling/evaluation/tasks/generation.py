@@ -17,6 +17,8 @@ from foundling.evaluation.task import Item, Metric, Outcome, Reference, Task
 from foundling.evaluation.task_file import TaskFile
 from foundling.evaluation.templates import evaluate, render
 
+_YES_OR_NO = ("exact", "numeric", "contains")
+
 
 @dataclass(frozen=True)
 class Generation:
@@ -30,7 +32,7 @@ class Generation:
     def task(self) -> Task:
         """Name, metrics (one per extraction rule), settings."""
         metrics = tuple(
-            Metric(name, "mean" if rule.match == "f1" else "share") for name, rule in self.spec.extract.items()
+            Metric(name, "share" if rule.match in _YES_OR_NO else "mean") for name, rule in self.spec.extract.items()
         )
         settings = {"kind": "generate", "chat": self.chat, "shots": self.spec.shots.count, "data": self.spec.data.file}
         decoding = {"max_tokens": self.spec.max_tokens, "stop": list(self.spec.stop), "temperature": 0.0}

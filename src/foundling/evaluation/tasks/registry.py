@@ -38,6 +38,7 @@ def _from_file(config: EvaluateConfig, name: str) -> Evaluable:
     if name not in built_in_tasks() and not name.endswith((".yaml", ".yml")):
         names = task_names()
         raise FoundlingError(f"no task is called {name!r}", nearest(name, names) or ", ".join(names))
+    from foundling.evaluation.perturbed import Perturbed
     from foundling.evaluation.tasks.choices import Choices
     from foundling.evaluation.tasks.continuation import Continuation, Texts
     from foundling.evaluation.tasks.generation import Generation
@@ -57,7 +58,8 @@ def _from_file(config: EvaluateConfig, name: str) -> Evaluable:
     if spec.kind == "refusal":
         return Refusal(spec, folder, config.chat)
     if spec.kind == "choices":
-        return Choices(spec, folder, config.chat)
+        choices = Choices(spec, folder, config.chat)
+        return Perturbed(choices, config.seed) if config.perturb else choices
     if spec.kind == "continuation":
         return Continuation(spec, folder, config.chat)
     return Generation(spec, folder, config.chat)

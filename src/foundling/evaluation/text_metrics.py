@@ -1,0 +1,51 @@
+"""BLEU, chrF and ROUGE-L of generated text, by the libraries that define them (extra `foundling[text-metrics]`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from foundling.core.errors import FoundlingError
+
+NAMES = ("bleu", "chrf", "rouge-l")
+
+
+def sentence_score(name: str, answer: str, accepted: Sequence[str]) -> float:
+    """One answer against its references, 0 to 1. BLEU is smoothed and uses the orders that short texts have."""
+    if name == "rouge-l":
+        return _rouge(answer, accepted)
+    sacrebleu = _sacrebleu()
+    if name == "bleu":
+        return float(sacrebleu.sentence_bleu(answer, list(accepted)).score) / 100
+    return float(sacrebleu.sentence_chrf(answer, list(accepted)).score) / 100
+
+
+def corpus_scores(answers: Sequence[str], accepted: Sequence[Sequence[str]]) -> dict[str, float]:
+    """Corpus BLEU and chrF on sacrebleu's 0-100 scale, with its default (comparable) settings.
+
+    Args:
+        accepted: the references of each answer; answers with fewer references repeat their first.
+    """
+    sacrebleu = _sacrebleu()
+    most = max((len(references) for references in accepted), default=0)
+    columns = [[refs[i] if i < len(refs) else refs[0] for refs in accepted] for i in range(most)]
+    return {
+        "bleu": float(sacrebleu.corpus_bleu(list(answers), columns).score),
+        "chrf": float(sacrebleu.corpus_chrf(list(answers), columns).score),
+    }
+
+
+def _sacrebleu():  # type: ignore[no-untyped-def]
+    try:
+        import sacrebleu
+    except ImportError:
+        raise FoundlingError("BLEU and chrF need sacrebleu", fix="pip install 'foundling[text-metrics]'") from None
+    return sacrebleu
+
+
+def _rouge(answer: str, accepted: Sequence[str]) -> float:
+    try:
+        from rouge_score import rouge_scorer
+    except ImportError:
+        raise FoundlingError("ROUGE needs rouge-score", fix="pip install 'foundling[text-metrics]'") from None
+    scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
+    return float(max(scorer.score(truth, answer)["rougeL"].fmeasure for truth in accepted))
