@@ -113,10 +113,10 @@ class _View:
         except (TemplateError, TypeError, ValueError, KeyError) as error:
             raise FoundlingError(f"the chat template refuses these messages: {error}") from error
 
-    def prompt(self, count: int) -> str | None:
-        """The prompt after `count` messages; None where the template refuses (some do for a lone system turn)."""
+    def beginning(self, count: int, add_generation_prompt: bool) -> str | None:
+        """The first `count` messages; None where the template refuses (some do for a lone system turn)."""
         try:
-            return self.render(count, True)
+            return self.render(count, add_generation_prompt)
         except FoundlingError:
             return None
 
@@ -193,19 +193,28 @@ def _answer_spans(view: _View, text: str, stops: Sequence[str]) -> list[tuple[in
         if message["role"] != "assistant":
             continue
         start = max(_answer_start(view, index, text), spans[-1][1] if spans else 0)
-        ends = [text.find(stop, start) + len(stop) for stop in stops if text.find(stop, start) >= 0]
-        spans.append((start, min(ends, default=len(text))))
+        turn_end = _turn_end(view, index, text)
+        ends = [text.find(stop, start, turn_end) + len(stop) for stop in stops if text.find(stop, start, turn_end) >= 0]
+        spans.append((start, min(ends, default=max(turn_end, start))))
     return spans
 
 
 def _answer_start(view: _View, index: int, text: str) -> int:
-    prompt = view.prompt(index)
+    prompt = view.beginning(index, True)
     if prompt is not None and text.startswith(prompt):
         return len(prompt)
     # The template writes past turns in another way than the prompt they answered (it drops the reasoning, say):
     # put a mark in place of the answer; up to where the two renderings part, the text does not depend on it.
     marked = view.render(len(view.messages), False, {index: {**view.messages[index], "content": _PROBE}})
     return next((n for n, (a, b) in enumerate(zip(marked, text)) if a != b), min(len(marked), len(text)))
+
+
+def _turn_end(view: _View, index: int, text: str) -> int:
+    """Where message `index` ends at the latest: its end-of-turn token may be one that we do not know as such."""
+    if index + 1 == len(view.messages):
+        return len(text)
+    so_far = view.beginning(index + 1, False)
+    return len(so_far) if so_far is not None and text.startswith(so_far) else len(text)
 
 
 def _check(messages: Sequence[Mapping[str, Any]]) -> None:

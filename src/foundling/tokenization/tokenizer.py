@@ -17,7 +17,8 @@ ENDOFTEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 SPECIAL_TOKENS = (ENDOFTEXT, TURN_START, TURN_END)
 # How published models end a document and a turn, in order of preference. Only those in the vocabulary count.
 _DOCUMENT_ENDS = (ENDOFTEXT, "<|end_of_text|>", "<|end▁of▁sentence|>", "</s>")
-_TURN_ENDS = (TURN_END, "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<|end|>", "<|eot|>", "<turn|>", "<|return|>")
+_TURN_ENDS: tuple[str, ...] = (TURN_END, "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<|end|>", "<|eot|>", "<turn|>")
+_TURN_ENDS += ("<|return|>", "<|END_OF_TURN_TOKEN|>")
 _FILES = ("tokenizer.json", "tokenizer_config.json")
 
 

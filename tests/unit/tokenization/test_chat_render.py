@@ -85,6 +85,13 @@ def test_a_template_that_rewrites_past_turns(tokenizer: Tokenizer) -> None:
     assert learned(with_template(tokenizer, template), [USER, ANSWER, USER, ANSWER]) == "world<|im_end|>world<|im_end|>"
 
 
+def test_an_unknown_end_of_turn_does_not_make_the_user_an_assistant(tokenizer: Tokenizer) -> None:
+    """Without a stop token in the text, everything after the first answer was once taken for the assistant's."""
+    other = with_template(tokenizer, "{% for m in messages %}[{{ m.role }}] {{ m.content }} [end] {% endfor %}")
+    text = learned(other, [USER, ANSWER, {"role": "user", "content": "secret"}, ANSWER])
+    assert "secret" not in text and text.count("world [end]") == 2
+
+
 def test_a_template_with_a_date_is_the_same_every_day(tokenizer: Tokenizer) -> None:
     other = with_template(tokenizer, "{{ strftime_now('%d %b %Y') }} {{ messages[0].content }}")
     assert render(other, [USER]).text == "26 Jul 2024 hello"
