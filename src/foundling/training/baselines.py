@@ -17,9 +17,7 @@ DISCOUNT = 0.75
 def token_ngram_bits_per_byte(train: TokenSplit, held_out: HeldOut, order: int = 3) -> float:
     """An n-gram model trained on the whole train split, scored on the held-out documents."""
     model = NGram(train.stream, train.vocab_size, order)
-    split, nats = held_out.split, 0.0
-    for index in range(held_out.documents):
-        nats -= float(model.logprobs(split.document(index)).sum())
+    nats = -sum(float(model.logprobs(tokens).sum()) for tokens in held_out.documents_tokens())
     return nats / math.log(2) / max(held_out.bytes, 1)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from foundling.training.batch import Batch
@@ -36,6 +38,10 @@ class HeldOut:
             self.rows += [(at, min(context, end - 1 - at)) for at in range(start, end - 1, context)]
         self.rows.sort(key=lambda row: -row[1])
         self.tokens = sum(length for _, length in self.rows)
+
+    def documents_tokens(self) -> Iterator[NDArray[np.int64]]:
+        """The tokens of each held-out document, its end-of-text first."""
+        return (self.split.document(index) for index in range(self.documents))
 
     def score(self, module: nn.Module) -> dict[str, float]:
         """`nats_per_token` and `bits_per_byte` of the module on these documents."""

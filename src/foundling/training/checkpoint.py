@@ -21,12 +21,18 @@ from torch import Tensor, nn
 from foundling.core.errors import FoundlingError
 from foundling.core.files import sync_tree, write_json
 from foundling.training.optimizers.build import Optimizers
+from foundling.training.world import part_of, whole
 
 PREFIX = "checkpoint-"
+Tensors = dict[str, Tensor]
 
 
-def save(scratch: Path, step: int, module: nn.Module, optimizers: Optimizers, state: dict[str, Any]) -> Path:
+def save(scratch: Path, step: int, weights: Tensors, optimizer: Tensors, state: dict[str, Any]) -> Path:
     """Write the checkpoint of `step`, then delete the older ones.
+
+    Args:
+        weights: see `trained_weights`.
+        optimizer: see `Optimizers.state`.
 
     Raises:
         FoundlingError: the disk is full. The earlier checkpoint is intact.
@@ -36,8 +42,8 @@ def save(scratch: Path, step: int, module: nn.Module, optimizers: Optimizers, st
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     try:
-        save_file(_weights(module), draft / "weights.safetensors")
-        save_file({k: v.contiguous() for k, v in optimizers.state().items()}, draft / "optimizer.safetensors")
+        save_file({name: value.contiguous() for name, value in weights.items()}, draft / "weights.safetensors")
+        save_file({name: value.contiguous() for name, value in optimizer.items()}, draft / "optimizer.safetensors")
         write_json(draft / "state.json", state)
         sync_tree(draft)
     except (OSError, SafetensorError) as error:
@@ -50,6 +56,23 @@ def save(scratch: Path, step: int, module: nn.Module, optimizers: Optimizers, st
     for older in _all(scratch)[:-1]:
         shutil.rmtree(older, ignore_errors=True)
     return target
+
+
+def load_weights(path: Path, module: nn.Module) -> None:
+    """Put a checkpoint's weights into a module in place."""
+    parameters = dict(module.named_parameters())
+    for name, value in load_file(path / "weights.safetensors").items():
+        parameters[name].data.copy_(part_of(value, parameters[name]))
+
+
+def step_of(path: Path) -> int:
+    """The step a checkpoint was made after."""
+    return int(path.name.removeprefix(PREFIX))
+
+
+def trained_weights(module: nn.Module) -> Tensors:
+    """Trained weights (tied ones once), put together: the frozen come from the base model. All processes must call it."""
+    return {name: whole(p.detach()) for name, p in module.named_parameters() if p.requires_grad}
 
 
 def latest(scratch: Path) -> Path | None:
@@ -72,17 +95,9 @@ def load(path: Path, module: nn.Module, optimizers: Optimizers, fingerprint: dic
         what = f"the checkpoint {path} is of another run: {', '.join(differing)} differ"
         why = f"{key} was {saved.get(key)!r} and is now {fingerprint.get(key)!r}"
         raise FoundlingError(what, why, "Restore it, or delete the checkpoint to start anew")
-    weights = load_file(path / "weights.safetensors")
-    parameters = dict(module.named_parameters())
-    for name, value in weights.items():
-        parameters[name].data.copy_(value)
+    load_weights(path, module)
     optimizers.load_state(load_file(path / "optimizer.safetensors"))
     return state
-
-
-def _weights(module: nn.Module) -> dict[str, Tensor]:
-    """Trained weights only (tied ones once): the frozen come from the base model."""
-    return {name: p.detach().contiguous() for name, p in module.named_parameters() if p.requires_grad}
 
 
 def _all(scratch: Path) -> list[Path]:

@@ -10,6 +10,10 @@ from foundling.core.config import Config, option
 
 OptimizerName = Literal["muon", "adamw", "sgd"]
 ScheduleName = Literal["cosine", "wsd", "linear", "constant", "inverse_sqrt"]
+ObjectiveName = Literal[
+    "causal", "prefix_lm", "fill_in_the_middle", "masked", "masked_diffusion", "span_corruption", "ul2"
+]
+Recompute = Literal["none", "alternate", "all"]
 Precision = Literal["bf16", "fp32"]
 MAX_RATE = 10.0
 
@@ -39,6 +43,10 @@ class TrainingConfig(Config):
 
     precision: Precision = option("bf16", "of the forward and backward pass; weights and sums are always kept in fp32")
 
+    recompute: Recompute = option("none", "blocks recomputed in the backward pass to save memory", affects_result=False)
+    shard: int = option(1, "processes that share one copy of the weights (FSDP2); 0: all", affects_result=False, ge=0)
+    tensor: int = option(1, "processes that share each matrix (tensor parallel)", affects_result=False, ge=1)
+
     checkpoint_every_s: float = option(60.0, "seconds between checkpoints", affects_result=False, gt=0)
     checkpoint_every: int = option(0, "steps between checkpoints; 0: by time only", affects_result=False, ge=0)
     evaluate_every: int = option(0, "steps between evaluations; 0: at the end only", affects_result=False, ge=0)
@@ -55,8 +63,15 @@ class TrainingConfig(Config):
 class PretrainConfig(TrainingConfig):
     """The stage `pretrain`: a model from nothing, or the base model trained on."""
 
+    learning_rate: float = option(0.015, "peak rate of AdamW: vectors, embeddings, head", gt=0, le=MAX_RATE)
     preset: str = option("foundling-3m", "architecture and size, see `foundling models`; ignored with a base model")
-    document_mask: bool = option(False, "tokens attend only within their own document")
+    objective: ObjectiveName = option("causal", "what is learnt from the text")
+    document_mask: bool = option(False, "causal: tokens attend only within their own document")
+    z_loss: float = option(0.0, "weight of log²Z, which keeps logits from drifting (1e-4 is usual)", ge=0)
+    fill_in_rate: float = option(0.5, "fill_in_the_middle: share of rows that are reordered", ge=0, le=1)
+    mask_rate: float = option(0.3, "masked: share of tokens that are predicted", gt=0, lt=1)
+    whole_words: bool = option(False, "masked: hide whole words instead of tokens")
+    processes: int = option(1, "processes on this machine that train together", affects_result=False, ge=1)
     validation_tokens: int = option(200_000, "tokens of the validation split that are scored", ge=1)
     prompts: tuple[str, ...] = option(
         ("def ", "import os\n", "class Stack:\n"), "prompts of the sample generations", affects_result=False

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from foundling.models.context import Context
+from foundling.models.routing import auxiliary_loss, statistics
 from foundling.training.batch import Batch
 from foundling.training.objective import LossSum
 
@@ -20,13 +22,20 @@ CHUNK_LOGITS = 1 << 21  # logits in one chunk: 8 MB in fp32, near the size of a 
 
 
 def next_token_loss(model: Any, batch: Batch, *, z_loss: float = 0.0) -> LossSum:
-    """Summed cross entropy of a batch's targets under a decoder, in nats, weighted by its loss mask."""
-    from foundling.models.context import Context
+    """Summed cross entropy of a batch's targets, in nats, weighted by its loss mask; the count is the mask's sum.
 
-    ctx = None if batch.segments is None else Context.packed(batch.segments)
+    `batch.extra["prefix"]` (rows,), where there is one, says how many leading tokens see each other both ways.
+    """
+    ctx = Context.full(*batch.tokens.shape, batch.tokens.device)
+    if batch.segments is not None:
+        ctx = Context.packed(batch.segments)
+    ctx.prefix = batch.extra.get("prefix")
     hidden = model.hidden(batch.tokens, ctx)  # (rows, time, dim)
-    total = cross_entropy_sum(hidden, model, batch.targets, batch.loss_mask, z_loss=z_loss)
-    return LossSum(total, batch.scored())
+    total, count = cross_entropy_sum(hidden, model, batch.targets, batch.loss_mask, z_loss=z_loss), batch.scored()
+    routed = auxiliary_loss(ctx)  # a mean; the loop divides by the count
+    if routed is not None:
+        total = total + routed * count
+    return LossSum(total, count, {f"router_{name}": (value, 1) for name, value in statistics(ctx).items()})
 
 
 def cross_entropy_sum(
@@ -48,7 +57,7 @@ def cross_entropy_sum(
     if not len(targets):
         return hidden.sum().float() * 0.0
     parameters = head_parameters(model)
-    size = chunk or max(64, CHUNK_LOGITS // parameters[0].shape[0])
+    size = chunk or max(64, CHUNK_LOGITS // len(parameters[0]))
     if not torch.is_grad_enabled():
         with torch.no_grad():
             parts = zip(hidden.split(size), targets.split(size), weights.split(size), strict=True)
@@ -58,9 +67,10 @@ def cross_entropy_sum(
 
 
 def head_parameters(model: Any) -> list[Tensor]:
-    """The tensors that a decoder's head depends on: the output matrix, or the tied embedding."""
+    """The tensors that a model's head depends on, the (vocab, dim) matrix first: the output or the tied embedding."""
     output = model.output if model.output is not None else model.embedding
-    return [output.weight]
+    rest = [part for part in (model.transform, model.output_bias) if part is not None]
+    return [*output.parameters(), *(p for part in rest for p in part.parameters())]
 
 
 def token_logprobs(hidden: Tensor, head: nn.Module | Callable[[Tensor], Tensor], targets: Tensor) -> Tensor:

@@ -1,70 +1,106 @@
-"""Processes that train one model together."""
+"""Spreading a model over the processes of a World: applied from outside, in visible order."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from functools import partial
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from torch.utils.checkpoint import checkpoint
 
 from foundling.core.errors import FoundlingError
-from foundling.training.batch import Batch
+from foundling.models.config import AttentionConfig, MLPConfig
+from foundling.training.config import TrainingConfig
+from foundling.training.world import World
+
+COLUMNS = ("mixer.q_proj", "mixer.k_proj", "mixer.v_proj", "ffn.gate", "ffn.up")  # split by output: whole heads
+ROWS = ("mixer.o_proj", "ffn.down")  # split by input: the slices' results are added up
+PER_HEAD = ("q_norm", "k_norm")  # shared by all heads, of which each slice has only some
 
 
-class World:
-    """The processes of the run, as `torchrun` started them; alone if it did not."""
+def parallelize(module: nn.Module, world: World, config: TrainingConfig) -> None:
+    """Give every process the same weights, then slice, recompute and shard a LanguageModel in place.
 
-    def __init__(self) -> None:
-        together = dist.is_available() and dist.is_initialized()
-        self.rank = dist.get_rank() if together else 0
-        self.size = dist.get_world_size() if together else 1
-
-    def share(self, batch: Batch) -> Batch:
-        """This process's rows of the whole batch."""
-        if self.size == 1:
-            return batch
-        if batch.rows % self.size:
-            what = f"a batch of {batch.rows} rows cannot be divided among {self.size} processes"
-            raise FoundlingError(what, fix=f"Use a batch size that is a multiple of {self.size}")
-        rows = batch.rows // self.size
-        return batch.slice(self.rank * rows, (self.rank + 1) * rows)
-
-    def sum(self, values: list[float]) -> list[float]:
-        """The sums of each value over all processes."""
-        if self.size == 1:
-            return values
-        tensor = torch.tensor(values, dtype=torch.float64)
-        dist.all_reduce(tensor)
-        return [float(value) for value in tensor]
-
-    def sum_gradients(self, module: nn.Module) -> None:
-        """Replace every gradient by its sum over all processes, in one message."""
-        if self.size == 1:
-            return
-        gradients = [p.grad for p in module.parameters() if p.grad is not None]
-        flat = torch.cat([g.flatten() for g in gradients])
-        dist.all_reduce(flat)
-        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-            gradient.copy_(part.view_as(gradient))
-
-    def same_weights(self, module: nn.Module) -> None:
-        """Give every process the weights of the first."""
-        if self.size > 1:
-            for parameter in module.parameters():
-                dist.broadcast(parameter.data, src=0)
-
-    def agree(self, flag: bool) -> bool:
-        """True for all if it is true for any."""
-        return self.sum([float(flag)])[0] > 0
-
-    def wait(self) -> None:
-        """Until every process is here."""
-        if self.size > 1:
-            dist.barrier()
+    Raises:
+        FoundlingError: the heads or the feed-forward width cannot be divided among the tensor slices.
+    """
+    if world.size > 1:
+        for parameter in module.parameters():
+            dist.broadcast(parameter.data, src=0)
+    if world.slices > 1:  # first, so that sharding divides what is left of each matrix
+        _slice_tensors(module, world)
+    if config.recompute != "none":  # inside the shards: a block is gathered once for its recomputation and its gradient
+        _recompute(module, every=1 if config.recompute == "all" else 2)
+    if world.shards > 1:  # last: it gathers and frees whole blocks, with all that was applied to them
+        _shard(module, world, config)
 
 
-def gradient_norm(gradients: Iterable[Tensor]) -> Tensor:
-    """The Euclidean norm over all gradients."""
-    norms = torch._foreach_norm(list(gradients))
-    return torch.linalg.vector_norm(torch.stack(norms))
+def _slice_tensors(module: nn.Module, world: World) -> None:
+    """Tensor parallelism (Shoeybi et al. 2019, Megatron-LM): every process computes some heads and some hidden units."""
+    mesh = _mesh(world)["tensor"]
+    for block in cast(Any, module).blocks:
+        _require_divisible(block, world.slices)
+        plan: dict[str, Any] = {name: ColwiseParallel() for name in COLUMNS} | {name: RowwiseParallel() for name in ROWS}
+        parallelize_module(block, mesh, {name: style for name, style in plan.items() if _has(block, name)})
+        heads = {name: getattr(block.mixer.config, name) // world.slices for name in ("n_heads", "n_kv_heads")}
+        block.mixer.config = block.mixer.config.model_copy(update=heads)
+        for name, parameter in block.mixer.named_parameters():
+            if name.partition(".")[0] in PER_HEAD:
+                parameter.register_hook(partial(_summed, mesh=mesh))
+
+
+def _summed(grad: Tensor, mesh: DeviceMesh) -> Tensor:
+    total = grad.clone()
+    dist.all_reduce(total, group=mesh.get_group())
+    return total
+
+
+def _require_divisible(block: Any, slices: int) -> None:
+    mixer, ffn = block.config.mixer, block.config.ffn
+    if not (isinstance(mixer, AttentionConfig) and isinstance(ffn, MLPConfig)):
+        raise FoundlingError("only attention and plain feed-forwards can be sliced", fix="Set tensor to 1")
+    for what, count in (("heads", mixer.n_heads), ("key/value heads", mixer.n_kv_heads), ("hidden units", ffn.hidden)):
+        if count % slices:
+            raise FoundlingError(f"{count} {what} cannot be divided among {slices} tensor slices", fix="Change tensor")
+
+
+def _has(block: nn.Module, name: str) -> bool:
+    return any(found == name for found, _ in block.named_modules())
+
+
+def _recompute(module: nn.Module, every: int) -> None:
+    """Keep only the input of every n-th block, and run the block again for its gradient (Chen et al. 2016)."""
+    for block in list(cast(Any, module).blocks)[::every]:
+        block.forward = partial(_run_again, block.forward)
+
+
+def _run_again(forward: Any, *arguments: Any) -> Any:
+    return checkpoint(forward, *arguments, use_reentrant=False) if torch.is_grad_enabled() else forward(*arguments)
+
+
+def _shard(module: nn.Module, world: World, config: TrainingConfig) -> None:
+    """FSDP2 (Zhao et al. 2023): each process keeps a part of every weight, gradient and optimizer state.
+
+    With replicas beside the shards this is hybrid sharding. Gradients are added up, not averaged: the loop divides once.
+    """
+    mesh = _mesh(world)["replica", "shard"] if world.replicas > 1 else _mesh(world)["shard"]
+    kind = torch.bfloat16 if config.precision == "bf16" else None
+    options: dict[str, Any] = {"mesh": mesh, "mp_policy": MixedPrecisionPolicy(param_dtype=kind, reduce_dtype=torch.float32)}
+    for block in cast(Any, module).blocks:
+        fully_shard(block, **options)
+    fully_shard(module, **options)
+    register_fsdp_forward_method(module, "hidden")  # objectives call this, not forward
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.set_gradient_divide_factor(1.0)
+            part.set_force_sum_reduction_for_comms(True)  # gloo knows no other
+
+
+def _mesh(world: World) -> DeviceMesh:
+    assert world.mesh is not None
+    return world.mesh

@@ -18,14 +18,15 @@ from foundling.core.rng import seed_for
 from foundling.training import checkpoint
 from foundling.training.batch import Batch
 from foundling.training.config import TrainingConfig
-from foundling.training.memory import keep_freed_memory
+from foundling.training.memory import freed_memory_kept
 from foundling.training.monitor import Monitor, StepReport
 from foundling.training.objective import LossSum, Objective
 from foundling.training.optimizers.build import build_optimizers
-from foundling.training.parallel import World, gradient_norm
+from foundling.training.parallel import parallelize
 from foundling.training.precision import LossAt
 from foundling.training.schedule import rate_factor
 from foundling.training.signals import StopSignals
+from foundling.training.world import World, local
 
 Evaluate = Callable[[nn.Module], dict[str, float]]
 Sample = Callable[[nn.Module], list[str]]
@@ -92,11 +93,12 @@ class Trainer:
     ) -> None:
         self.module, self.objective, self.config, self.scratch = module, objective, config, scratch
         self.evaluate, self.sample, self.title = evaluate, sample, title
-        self.world = World()
+        self.world = World(config)
+        parallelize(module, self.world, config)
         self.optimizers = build_optimizers(module, config)
         self.weights = [p for p in module.parameters() if p.requires_grad]
         self.device = self.weights[0].device
-        self.loss_at = LossAt(module, objective, config.precision)
+        self.loss_at = LossAt(module, objective, config.precision, sharded=self.world.shards > 1)
         self.monitor = Monitor(log, config.log_every, flops_per_token, config.precision)
         self.fingerprint = {"data": data, "config": identity(config), "weights": _shapes(module)}
         self.state = _State()
@@ -111,10 +113,14 @@ class Trainer:
                 a batch that does not fit in memory, a full disk.
             Interrupted: SIGTERM or SIGINT; a checkpoint is saved.
         """
-        keep_freed_memory()
-        self._resume()
+        with freed_memory_kept(), StopSignals() as signals:
+            self._resume()
+            self._run(signals)
+        return self._summary()
+
+    def _run(self, signals: StopSignals) -> None:
         self.module.train()
-        with StopSignals() as signals, progress.task(self.title, self.config.steps - self.state.step, "steps") as bar:
+        with progress.task(self.title, self.config.steps - self.state.step, "steps") as bar:
             self._dry_run()
             while self.state.step < self.config.steps:
                 report = self._train_step(self.state.step)
@@ -125,7 +131,6 @@ class Trainer:
                 if stopping:
                     signals.raise_if_received(self.state.step, self.config.steps)
                 self._look()
-        return self._summary()
 
     # --- one step -------------------------------------------------------------------------------------------------
 
@@ -157,7 +162,7 @@ class Trainer:
 
     def _backward(self, part: Batch, step: int, index: int) -> LossSum:
         """Add one micro-batch's gradients of the summed loss. Its randomness (dropout) is a function of the step."""
-        torch.manual_seed(seed_for(self.config.seed, "step", step, self.world.rank, index))
+        torch.manual_seed(seed_for(self.config.seed, "step", step, self.world.data_rank, index))
         result = self.loss_at.compute(part.to(self.device))
         result.total.backward()  # type: ignore[no-untyped-call]
         return result
@@ -175,12 +180,12 @@ class Trainer:
 
     def _scale_gradients(self, count: float) -> float:
         """Turn summed gradients into those of the mean, clip them, and return their norm before clipping."""
-        self.world.sum_gradients(self.module)
         gradients = [p.grad for p in self.weights if p.grad is not None]
-        norm = float(gradient_norm(gradients)) / max(count, 1e-12)
+        self.world.sum_gradients(gradients)
+        norm = self.world.gradient_norm(gradients) / max(count, 1e-12)
         clip = self.config.clip
         shrink = min(1.0, clip / (norm + 1e-6)) if clip and math.isfinite(norm) else 1.0
-        torch._foreach_mul_(gradients, shrink / max(count, 1e-12))
+        torch._foreach_mul_([local(g) for g in gradients], shrink / max(count, 1e-12))
         return norm
 
     def _require_finite(self, value: float, step: int, results: list[LossSum], parts: list[Batch]) -> None:
@@ -242,14 +247,14 @@ class Trainer:
             "tokens": self.monitor.tokens,
             "seconds": self.monitor.busy_s,
         }
+        weights, optimizer = checkpoint.trained_weights(self.module), self.optimizers.state()
         if self.world.rank == 0:
-            checkpoint.save(self.scratch, self.state.step, self.module, self.optimizers, state)
+            checkpoint.save(self.scratch, self.state.step, weights, optimizer, state)
         self.world.wait()
         self._saved_at = time.monotonic()
 
     def _resume(self) -> None:
         path = checkpoint.latest(self.scratch)
-        self.world.same_weights(self.module)
         if path is None:
             self.monitor.resume(-1, 0, 0.0)
             return

@@ -46,9 +46,10 @@ def test_batch_is_computed_directly(split: TokenSplit) -> None:
 def test_an_epoch_covers_the_stream_once(split: TokenSplit) -> None:
     """Windows must not overlap within an epoch, and the next epoch must cut elsewhere."""
     objective = Causal(split, 16, 1, 0)
-    first = objective.starts(np.arange(objective.windows))
-    assert len(set(first)) == objective.windows and set(np.diff(sorted(first))) == {16}
-    second = objective.starts(np.arange(objective.windows, 2 * objective.windows))
+    windows = objective.windows
+    first = windows.starts(np.arange(windows.count))
+    assert len(set(first)) == windows.count and set(np.diff(sorted(first))) == {16}
+    second = windows.starts(np.arange(windows.count, 2 * windows.count))
     assert first.min() != second.min() and max(first.max(), second.max()) + 17 <= len(split.stream)
 
 

@@ -25,6 +25,7 @@ class TinyDecoder(nn.Module):
         self.down = nn.Linear(3 * dim, dim, bias=False)
         self.norm = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(0.0)
+        self.transform = self.output_bias = None
         self.output = None if tied else nn.Linear(dim, VOCAB, bias=False)
 
     def hidden(self, tokens: Tensor, ctx: object = None) -> Tensor:

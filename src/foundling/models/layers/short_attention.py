@@ -16,8 +16,10 @@ from torch import Tensor
 LONGEST = 512
 
 
-def suits(q: Tensor, k: Tensor) -> bool:
-    """Whether a training pass over q and k (rows, time, heads, head_dim) should take this way."""
+def suits(q: Tensor, k: Tensor, mask: Tensor | None) -> bool:
+    """Whether a training pass over q and k (rows, time, heads, head_dim) should take this way; not with a learned mask."""
+    if mask is not None and mask.requires_grad:
+        return False
     return q.device.type == "cpu" and q.shape[1] == k.shape[1] <= LONGEST and torch.is_grad_enabled() and q.requires_grad
 
 

@@ -6,10 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from foundling.core.errors import FoundlingError
 from foundling.training.config import TrainingConfig
 from foundling.training.optimizers.muon import Muon
+from foundling.training.world import part_of, whole
 
 
 class Optimizers:
@@ -31,9 +33,9 @@ class Optimizers:
             optimizer.step()
 
     def state(self) -> dict[str, Tensor]:
-        """Every state tensor by "parameter|state name"."""
+        """Every state tensor by "parameter|state name", put together; every process must call it."""
         return {
-            f"{self.names[parameter]}|{key}": value
+            f"{self.names[parameter]}|{key}": whole(value)
             for optimizer in self.optimizers
             for parameter, entries in optimizer.state.items()
             for key, value in entries.items()
@@ -47,7 +49,8 @@ class Optimizers:
         for name, value in state.items():
             parameter_name, _, key = name.rpartition("|")
             optimizer, parameter = owner[parameter_name]
-            optimizer.state[parameter][key] = value
+            distributed = value.shape == parameter.shape
+            optimizer.state[parameter][key] = part_of(value, parameter) if distributed else value
 
 
 def build_optimizers(module: nn.Module, config: TrainingConfig) -> Optimizers:
@@ -55,21 +58,25 @@ def build_optimizers(module: nn.Module, config: TrainingConfig) -> Optimizers:
     names = {p: name for name, p in module.named_parameters() if p.requires_grad}
     if not names:
         raise FoundlingError("the model has no weights to train", "every parameter is frozen")
-    hidden = hidden_matrices(module)
-    matrices = [p for p in names if p in hidden]
-    others = [p for p in names if p not in hidden]
     if config.optimizer == "muon":
+        hidden = hidden_matrices(module)
+        matrices = _groups([p for p in names if p in hidden], config.weight_decay)
+        others = _groups([p for p in names if p not in hidden], 0.0)
         muon = [_muon(matrices, config)] if matrices else []
-        adamw = [_adamw([{"params": others, "weight_decay": 0.0}], config)] if others else []
-        return Optimizers([*muon, *adamw], names)
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in names if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in names if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
+        return Optimizers([*muon, _adamw(others, config)] if others else muon, names)
+    groups = _groups([p for p in names if p.ndim >= 2], config.weight_decay) + _groups([p for p in names if p.ndim < 2], 0.0)
     if config.optimizer == "adamw":
         return Optimizers([_adamw(groups, config)], names)
     return Optimizers([torch.optim.SGD(groups, config.learning_rate, config.momentum, nesterov=config.momentum > 0)], names)
+
+
+def _groups(parameters: list[Tensor], weight_decay: float) -> list[dict[str, Any]]:
+    """One group for each layout over the processes: fused kernels take tensors of one layout."""
+    layouts: dict[object, list[Tensor]] = {}
+    for parameter in parameters:
+        layout = (parameter.device_mesh, parameter.placements) if isinstance(parameter, DTensor) else None
+        layouts.setdefault(layout, []).append(parameter)
+    return [{"params": group, "weight_decay": weight_decay} for group in layouts.values()]
 
 
 def hidden_matrices(module: nn.Module) -> set[Tensor]:
@@ -83,9 +90,9 @@ def hidden_matrices(module: nn.Module) -> set[Tensor]:
     return {p for p in linear | experts if p.requires_grad and p.ndim >= 2 and p not in outside}
 
 
-def _muon(matrices: list[Tensor], config: TrainingConfig) -> Muon:
+def _muon(groups: list[dict[str, Any]], config: TrainingConfig) -> Muon:
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-    return Muon(matrices, config.matrix_learning_rate, config.momentum, config.weight_decay, dtype)
+    return Muon(groups, config.matrix_learning_rate, config.momentum, dtype=dtype)
 
 
 def _adamw(groups: list[dict[str, Any]], config: TrainingConfig) -> torch.optim.AdamW:

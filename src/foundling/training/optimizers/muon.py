@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from foundling.training.world import laid_out, local, part_of, whole
+
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic whose iteration drives singular values towards 1
 STEPS = 5
 
@@ -50,17 +52,23 @@ class Muon(torch.optim.Optimizer):
                 self._step_same_shape(parameters, group)
 
     def _step_same_shape(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        gradients = [p.grad for p in parameters if p.grad is not None]
+        gradients = [local(p.grad) for p in parameters if p.grad is not None]
         buffers = [self._momentum(p) for p in parameters]
         momentum, lr = group["momentum"], group["lr"]
-        torch._foreach_lerp_(buffers, gradients, 1 - momentum)
-        nesterov = torch._foreach_lerp(gradients, buffers, momentum)
-        updates = orthogonalize(torch.stack(nesterov).to(self.dtype))
+        torch._foreach_lerp_([local(b) for b in buffers], gradients, 1 - momentum)
+        nesterov = torch._foreach_lerp(gradients, [local(b) for b in buffers], momentum)
+        updates = self._orthogonal(list(nesterov), buffers)
         rows, cols = parameters[0].shape[-2:]
+        pieces = [local(p) for p in parameters]
         if group["weight_decay"]:
-            torch._foreach_mul_(parameters, 1 - lr * group["weight_decay"])
-        scaled = updates.to(parameters[0].dtype).mul_(lr * max(1.0, rows / cols) ** 0.5)
-        torch._foreach_sub_(parameters, list(scaled.unbind()))
+            torch._foreach_mul_(pieces, 1 - lr * group["weight_decay"])
+        torch._foreach_sub_(pieces, torch._foreach_mul(updates, lr * max(1.0, rows / cols) ** 0.5))
+
+    def _orthogonal(self, pieces: list[Tensor], like: list[Tensor]) -> list[Tensor]:
+        """Orthogonal updates of matrices laid out as `like`: distributed ones are put together for it on every process."""
+        full = [whole(laid_out(piece, other)) for piece, other in zip(pieces, like, strict=True)]
+        updates = orthogonalize(torch.stack(full).to(self.dtype)).to(full[0].dtype)
+        return [local(part_of(update, other)) for update, other in zip(updates.unbind(), like, strict=True)]
 
     def _momentum(self, parameter: Tensor) -> Tensor:
         state = self.state[parameter]

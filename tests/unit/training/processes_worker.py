@@ -1,0 +1,57 @@
+"""A worker of the tests with several processes: trains a small model and, on the first process, writes its losses."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+from foundling.models.build import build
+from foundling.models.config import AttentionConfig, MLPConfig, ModelConfig, NormConfig, RopeConfig, uniform_blocks
+from foundling.training.config import TrainingConfig
+from foundling.training.objectives.causal import Causal
+from foundling.training.token_files import TokenSplit
+from foundling.training.trainer import Trainer
+
+
+def shape(vocab_size: int) -> ModelConfig:
+    mixer = AttentionConfig(n_heads=8, n_kv_heads=4, head_dim=8, rope=RopeConfig(), qk_norm=NormConfig())
+    return ModelConfig(
+        family="qwen3",
+        vocab_size=vocab_size,
+        dim=32,
+        blocks=uniform_blocks(2, mixer, MLPConfig(hidden=64)),
+        tie_embeddings=True,
+    )
+
+
+class KillOnce(Causal):
+    """Kills one process at a step, the first time."""
+
+    def __init__(self, *arguments: object, mark: Path, step: int) -> None:
+        super().__init__(*arguments)  # type: ignore[arg-type]
+        self.mark, self.at = mark, step
+
+    def batch(self, step: int, model: object = None):  # type: ignore[no-untyped-def]
+        if step == self.at and os.environ.get("RANK") == "1" and not self.mark.exists():
+            self.mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().batch(step)
+
+
+def main(tokens: str, out: str, options: str) -> None:
+    settings = json.loads(options)
+    kill = settings.pop("kill", -1)
+    config = TrainingConfig(**settings)
+    split, folder = TokenSplit(Path(tokens), "train"), Path(out)
+    arguments = (split, config.context, config.batch_size, config.seed)
+    objective = KillOnce(*arguments, mark=folder / "killed", step=kill)
+    module = build(shape(split.vocab_size), 0, zero_outputs=False)
+    log = folder / f"log{os.environ.get('RANK', '0')}.log.jsonl"
+    Trainer(module, objective, config, folder / "scratch", log=log).fit()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
