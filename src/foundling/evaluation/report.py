@@ -182,7 +182,7 @@ def _calibration(models: Sequence[Evaluated]) -> str:
 
 
 def _samples(models: Sequence[Evaluated]) -> list[str]:
-    blocks = []
+    blocks: list[str] = []
     for model in models:
         for task, outcomes in model.outcomes.items():
             shown = []

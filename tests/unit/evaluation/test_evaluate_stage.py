@@ -15,7 +15,9 @@ from foundling.core.errors import FoundlingError
 from foundling.core.stages import Inputs
 from foundling.evaluation import evaluate
 from foundling.evaluation.answering import LocalAnswerer
+from foundling.evaluation.compare import compare
 from foundling.evaluation.config import EvaluateConfig
+from foundling.evaluation.report import write_report
 from foundling.evaluation.requests import (
     Generate,
     GenerateAnswer,
@@ -25,11 +27,12 @@ from foundling.evaluation.requests import (
     RollingAnswer,
 )
 from foundling.inference.model import Model, load
+from foundling.models.checkpoint import save_module
 
 SETTINGS = {
     "tasks": ["bits-per-byte", "syntax"],
     "block": 3,
-    "bits_per_byte": {"max_bytes": 30_000, "ngram_bytes": 20_000},
+    "bits_per_byte": {"max_bytes": 60_000, "ngram_bytes": 20_000},
     "syntax": {"items": 5, "max_tokens": 8},
 }
 
@@ -121,6 +124,37 @@ def test_killed_stage_gives_the_same_bytes(
     resumed = run(model_directory, corpus, tmp_path / "killed")
     for name in ("results.json", "samples.jsonl"):
         assert (resumed.path / name).read_bytes() == (whole.path / name).read_bytes()
+
+
+def test_comparison_and_report_of_two_models(
+    model_directory: Path, corpus: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards against a report that lacks a model, a task or a verdict, and analyses that are asked for and left out."""
+    rows = [{"q": f"import os, x{n} =", "options": ["os", "import"], "gold": n % 2} for n in range(40)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    spec = {"name": "pick", "version": 1, "data": {"file": "rows.jsonl"}, "kind": "choices", "prompt": "{{q}}"}
+    (tmp_path / "pick.yaml").write_text(json.dumps({**spec, "choices": "options", "answer": "gold", "slice": "gold"}))
+    other = tmp_path / "other"
+    module = load(model_directory).module
+    for parameter in module.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    save_module(module, other)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (other / name).write_bytes((model_directory / name).read_bytes())
+    tasks = ["bits-per-byte", str(tmp_path / "pick.yaml")]
+    drafts = [
+        run(path, corpus, tmp_path / path.name / "run", tasks=tasks, contamination=True)
+        for path in (model_directory, other)
+    ]
+    results = json.loads((drafts[0].path / "results.json").read_text())
+    assert results["tasks"]["pick"]["contamination"]["items"] == 40
+    assert 0 <= results["tasks"]["pick"]["calibration"]["expected_calibration_error"] <= 1
+    first, second = (Artifact.outside(draft.path, "evaluation") for draft in drafts)
+    verdicts = {c.metric: c.verdict for c in compare(first, second)}
+    assert verdicts["bits_per_byte"] == "worse" and "acc" in verdicts
+    write_report({"first": first, "second": second}, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert all(word in page for word in ("first", "second", "bits_per_byte", "worse", "pick", "Worst slices", "gzip"))
 
 
 def test_unknown_task_is_refused_before_the_model_is_loaded(corpus: Artifact, tmp_path: Path) -> None:
