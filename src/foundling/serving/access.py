@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from foundling.serving.errors import ApiError
@@ -46,20 +47,23 @@ class RequireKey:
 
 
 class LimitBody:
-    """ASGI middleware that refuses bodies over `limit` bytes, whether or not they announce their length."""
+    """ASGI middleware that refuses bodies over `limit` bytes, whether or not they announce their length.
+
+    What is too large is read to its end (up to `PATIENCE` times the limit) and thrown away: a client that is still
+    sending would otherwise see a broken connection instead of the answer.
+    """
+
+    PATIENCE = 8
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self.app, self.limit = app, limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on, counting the body's bytes."""
+        """Pass on a body that is small enough."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         announced = dict(scope["headers"]).get(b"content-length", b"0")
-        if not announced.isdigit() or int(announced) > self.limit:
-            await self._refusal().response()(scope, receive, send)
-            return
         seen = 0
 
         async def counted() -> Message:
@@ -67,10 +71,21 @@ class LimitBody:
             message = await receive()
             seen += len(message.get("body", b""))
             if seen > self.limit:
-                raise self._refusal()
+                await self._drain(message, receive, seen)
+                raise HTTPException(413, self._refusal().message)  # FastAPI passes only its own errors on from here
             return message
 
+        if not announced.isdigit() or int(announced) > self.limit:
+            await self._drain({"more_body": True}, receive, 0)
+            await self._refusal().response()(scope, receive, send)
+            return
         await self.app(scope, counted, send)
 
+    async def _drain(self, message: Message, receive: Receive, seen: int) -> None:
+        while message.get("more_body", False) and seen < self.PATIENCE * self.limit:
+            message = await receive()
+            seen += len(message.get("body", b""))
+
     def _refusal(self) -> ApiError:
-        return ApiError(413, f"the body is larger than {self.limit} bytes", code="body_too_large")
+        message = f"the body is larger than {self.limit} bytes"
+        return ApiError(413, message, code="body_too_large", headers={"Connection": "close"})

@@ -84,7 +84,7 @@ def _add_openai_routes(app: FastAPI, services: Services) -> None:
 def _add_token_routes(app: FastAPI, services: Services) -> None:
     @app.post("/tokenize")
     async def tokenize(body: TokenizeBody) -> dict[str, Any]:
-        return tokens.tokenize(services, body)
+        return await tokens.tokenize(services, body)
 
     @app.post("/detokenize")
     async def detokenize(body: DetokenizeBody) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 from starlette.types import Scope
 
-from foundling.core.errors import FoundlingError
 from foundling.serving import replies, sampling
 from foundling.serving.answering import collect, server_sent
 from foundling.serving.errors import refused
@@ -25,16 +24,12 @@ if TYPE_CHECKING:
 async def answer(services: Services, body: ChatBody, http: HttpRequest) -> Response:
     """Render the messages with the one chat renderer, run the engine, answer whole or streamed."""
     from foundling.inference.requests import Request
-    from foundling.tokenization.chat import render
 
     service = services.pick(body.model)
     for index, message in enumerate(body.messages):
         service.rules.check_question(message.content or "", f"messages[{index}].content")
-    try:
-        messages = [message.plain() for message in body.messages]
-        prompt = render(service.tokenizer, messages, add_generation_prompt=True).ids
-    except FoundlingError as error:
-        raise refused("messages", str(error)) from None
+    messages = [message.plain() for message in body.messages]
+    prompt = await service.render(messages)
     request = Request(prompt, sampling.for_chat(body, len(prompt), service.context))
     if body.stream:
         return await server_sent(service, [request], ChatStream(service, body, len(prompt), http.scope), http)

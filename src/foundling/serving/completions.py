@@ -35,7 +35,7 @@ async def answer(services: Services, body: CompletionBody, http: HttpRequest) ->
         raise refused("echo", "echo with logprobs is not streamed; leave out stream, or logprobs")
     for prompt in body.prompt:
         service.rules.check_question(prompt if isinstance(prompt, str) else service.tokenizer.decode(prompt), "prompt")
-    prompts = [_ids(service, prompt) for prompt in body.prompt]
+    prompts = [await _ids(service, prompt) for prompt in body.prompt]
     requests = [Request(ids, sampling.for_completion(body, len(ids), service.context)) for ids in prompts]
     prompt_tokens = sum(map(len, prompts))
     if body.stream:
@@ -51,10 +51,10 @@ async def answer(services: Services, body: CompletionBody, http: HttpRequest) ->
     return JSONResponse(replies.Header("cmpl", "text_completion", service.name).reply(shown, used))
 
 
-def _ids(service: Service, prompt: str | list[int]) -> list[int]:
+async def _ids(service: Service, prompt: str | list[int]) -> list[int]:
     """A prompt's tokens, as `Model.generate` would make them from a text."""
     if isinstance(prompt, str):
-        return list(service.model.request(prompt).prompt_ids)
+        return await service.encode(prompt)
     bad = next((token for token in prompt if not 0 <= token < service.vocab_size), None)
     if bad is not None:
         raise refused("prompt", f"token id {bad} is outside the vocabulary of {service.vocab_size}")

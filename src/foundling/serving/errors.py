@@ -81,7 +81,8 @@ def install(app: FastAPI) -> None:
         if error.status_code == 405:
             message = f"{request.method} is not served at {request.url.path}"
             return ApiError(405, message, code="method_not_allowed", headers=dict(error.headers or {})).response()
-        return ApiError(error.status_code, str(error.detail)).response()
+        code = "body_too_large" if error.status_code == 413 else None
+        return ApiError(error.status_code, str(error.detail), code=code).response()
 
     @app.exception_handler(Exception)
     async def crashed(request: Request, error: Exception) -> JSONResponse:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
@@ -31,6 +32,7 @@ def serve(model: Model, config: ServeConfig | None = None, others: Mapping[str, 
     """
     config = config or ServeConfig()
     config.refuse_open_server()
+    sys.setswitchinterval(0.001)  # the engine's thread hands the interpreter over sooner, so that probes answer at once
     with listen(config.host, config.port) as sock:
         app = create_app(model, config, others)
         address = f"[{config.host}]" if ":" in config.host else config.host

@@ -6,8 +6,10 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from starlette.concurrency import run_in_threadpool
 from starlette.types import Scope
 
+from foundling.core.errors import FoundlingError
 from foundling.serving.answer_cache import AnswerCache
 from foundling.serving.engine_loop import EngineLoop
 from foundling.serving.errors import ApiError
@@ -38,9 +40,40 @@ class Service:
         self.context: int = model.module.config.max_positions
         self.vocab_size: int = model.module.config.vocab_size
         self.engine = EngineLoop(model.engine, config.max_requests, metrics)
+        self.longest_token = max(len(self.tokenizer.token_bytes(id)) for id in range(self.tokenizer.vocab_size))
         self.created = int(time.time())
         self.cache = AnswerCache(config.answer_cache)
         self.rules = read_rules(config.rules)
+
+    async def encode(self, text: str) -> list[int]:
+        """A text's tokens, as `Model.generate` makes them; in another thread, so that a long one delays nobody.
+
+        Raises:
+            ApiError: the text is far too long to be worth encoding.
+        """
+        self._refuse_hopeless(len(text.encode()), "prompt")
+        return list((await run_in_threadpool(self.model.request, text)).prompt_ids)
+
+    async def render(self, messages: list[dict[str, Any]], answer: bool = True) -> list[int]:
+        """The tokens of chat messages, ready for the model to answer.
+
+        Raises:
+            ApiError: the chat template refuses the messages, or they are far too long.
+        """
+        from foundling.tokenization.chat import render
+
+        self._refuse_hopeless(sum(len(str(message["content"]).encode()) for message in messages), "messages")
+        try:
+            rendered = await run_in_threadpool(render, self.tokenizer, messages, add_generation_prompt=answer)
+        except FoundlingError as error:
+            raise ApiError(400, str(error), param="messages") from None
+        return rendered.ids
+
+    def _refuse_hopeless(self, size: int, param: str) -> None:
+        """Refuse what cannot fit in the context even if all its tokens are the vocabulary's longest."""
+        if size > self.context * self.longest_token:
+            message = f"{size} bytes are at least {size // self.longest_token} tokens; the context has {self.context}"
+            raise ApiError(400, message, param=param, code="context_length_exceeded")
 
     def log_text(self, scope: Scope, asked: Any, answered: list[str]) -> None:
         """Put a request's texts into its log line, where the config allows it."""

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from foundling.core.errors import FoundlingError
+from starlette.concurrency import run_in_threadpool
+
 from foundling.serving.errors import refused
 from foundling.serving.requests import DetokenizeBody, TokenizeBody
 from foundling.serving.service import Services
 
 
-def tokenize(services: Services, body: TokenizeBody) -> dict[str, Any]:
+async def tokenize(services: Services, body: TokenizeBody) -> dict[str, Any]:
     """Token ids of a text, or of messages through the chat template."""
-    from foundling.tokenization.chat import render
-
     service = services.pick(body.model)
     if (body.prompt is None) == (body.messages is None):
         raise refused("prompt", "give either prompt or messages")
     if body.prompt is not None:
-        ids = service.tokenizer.encode(body.prompt)
+        ids = await run_in_threadpool(service.tokenizer.encode, body.prompt)
     else:
         messages = [message.plain() for message in body.messages or []]
-        try:
-            ids = render(service.tokenizer, messages, add_generation_prompt=body.add_generation_prompt).ids
-        except FoundlingError as error:
-            raise refused("messages", str(error)) from None
+        ids = await service.render(messages, answer=body.add_generation_prompt)
     return {"tokens": ids, "count": len(ids), "max_model_len": service.context}
 
 

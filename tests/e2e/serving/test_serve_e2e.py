@@ -177,3 +177,35 @@ def test_port_in_use_and_open_address_are_refused(process: Process, directory: P
         [sys.executable, "-c", program, str(directory)], capture_output=True, text=True, check=False
     )
     assert "without an API key" in failed.stderr
+
+
+def test_echo_and_prompt_logprobs(process: Process) -> None:
+    """Guards scoring through the API (lm-eval's way): max_tokens 0, echo, the prompt's own log-probabilities."""
+    asked: Any = {"model": "tiny", "prompt": "the quick brown", "temperature": 0, "echo": True, "logprobs": 1}
+    only = process.client.completions.create(**asked, max_tokens=0).choices[0]
+    more = process.client.completions.create(**asked, max_tokens=3).choices[0]
+    assert only.text == "the quick brown" and more.text.startswith(only.text)
+    assert only.logprobs.token_logprobs[0] is None and all(value <= 0 for value in only.logprobs.token_logprobs[1:])
+    scored = slice(1, len(only.logprobs.tokens))
+    assert more.logprobs.token_logprobs[scored] == pytest.approx(only.logprobs.token_logprobs[1:], abs=1e-4)
+    assert "".join(more.logprobs.tokens) == more.text
+
+
+def test_biases_and_penalties_change_the_answer(process: Process) -> None:
+    """Guards logit_bias and penalties that are accepted and never read."""
+    asked: Any = {"model": "tiny", "prompt": "the quick", "temperature": 0, "max_tokens": 8}
+    plain = process.client.completions.create(**asked).choices[0].text
+    ids = httpx.post(f"{process.url}/tokenize", json={"prompt": "fox"}).json()["tokens"]
+    biased = process.client.completions.create(**asked, logit_bias={str(ids[0]): 100}).choices[0].text
+    first = httpx.post(f"{process.url}/detokenize", json={"tokens": ids[:1]}).json()["prompt"]
+    assert biased == first * 8 != plain
+    assert process.client.completions.create(**asked, frequency_penalty=2).choices[0].text != plain
+
+
+def test_embeddings(process: Process) -> None:
+    """Guards unit vectors, one per input, the same in both encodings and whatever else is in the list."""
+    alone = process.client.embeddings.create(model="tiny", input="the quick").data[0].embedding
+    pair = process.client.embeddings.create(model="tiny", input=["def squares", "the quick"], encoding_format="float")
+    assert pair.data[1].embedding == pytest.approx(alone, abs=1e-5)
+    assert sum(x * x for x in alone) == pytest.approx(1, abs=1e-4)
+    assert pair.usage.prompt_tokens == pair.usage.total_tokens > 0

@@ -167,3 +167,20 @@ def test_several_models_side_by_side(running: Any) -> None:
     assert [model.id for model in client.models.list()] == ["foundling", "second"]
     assert client.completions.create(model="second", prompt="x").choices[0].text == "other words"
     assert client.completions.create(model="foundling", prompt="x").choices[0].text == "hello"
+
+
+def test_a_body_without_a_length_is_counted_too(running: Any) -> None:
+    """Guards the limit against chunked uploads, and the answer against a cut connection."""
+    server = running(ServeConfig(max_body_bytes=2000))
+    for content in (b"x" * 100_000, (b"x" * 1000 for _ in range(5))):
+        answer = httpx.post(f"{server.url}/v1/completions", content=content)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
+
+
+def test_a_hopeless_prompt_is_refused_before_it_is_encoded(running: Any) -> None:
+    """Guards every other request's latency against a megabyte that would be tokenised only to be refused."""
+    server = running()
+    for body in ({"prompt": "x" * 1_000_000}, {"messages": [{"role": "user", "content": "x" * 1_000_000}]}):
+        path = "completions" if "prompt" in body else "chat/completions"
+        answer = httpx.post(f"{server.url}/v1/{path}", json={"model": "foundling", **body})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "context_length_exceeded")

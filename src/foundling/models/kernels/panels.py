@@ -21,6 +21,11 @@ class Weight:
     def __init__(self, struct: Matrix, *keep: Tensor | None) -> None:
         self.struct, self.keep = struct, keep
 
+    @property
+    def bytes(self) -> int:
+        """What a product reads."""
+        return sum(part.numel() * part.element_size() for part in self.keep if part is not None)
+
 
 def weight_of(layer: nn.Module) -> Weight | None:
     """The weight of a linear layer (or the matrix of an embedding); None if the kernels do not know its form."""
