@@ -33,6 +33,7 @@ CASES: dict[str, MixerConfig] = {
     "rwkv7": RWKV7Config(head_dim=8, decay_rank=4, rate_rank=4, gate_rank=4, chunk=4),
     "lstm": RecurrentConfig(cell="lstm", hidden=20),
     "gru": RecurrentConfig(cell="gru", hidden=20),
+    "gru_fused": RecurrentConfig(cell="gru", hidden=32),
 }
 
 

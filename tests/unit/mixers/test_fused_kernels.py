@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
-from foundling.models.layers import mamba_kernel, recurrent_native
+from foundling.models.layers import mamba_kernel, recurrent_gru, recurrent_native
 from foundling.models.layers.mamba2 import ssd
 from foundling.models.layers.mamba_scan import chunked_scan
 from foundling.models.layers.rwkv4_wkv import _WKV, EMPTY, SOURCE, chunked_wkv
@@ -128,3 +129,34 @@ def test_ssd_and_delta_rule_gradients_do_not_depend_on_the_chunk() -> None:
                 for q in (1, 8, 16)]  # fmt: skip
     close(by_chunk[1], by_chunk[0], 1e-10)
     close(by_chunk[2], by_chunk[0], 1e-10)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 6])
+def test_gru_kernel_equals_torch_step_by_step(rows: int) -> None:
+    """Guards against a wrong gate derivative, gradients that cross a document's start, and rows left out of a block."""
+    cell = torch.nn.GRU(5, 32, batch_first=True)
+    assert recurrent_gru.suits(cell, torch.zeros(1, 1, 5)) == mamba_kernel.available()
+    if not mamba_kernel.available():
+        pytest.skip("no C compiler on this machine")
+    x, resets = randn(rows, 13, 5).float(), randn(rows, 13, seed=3) > 1.0
+    resets[:, 0] = True
+
+    def kernel(x: Tensor) -> tuple[Tensor]:
+        return (recurrent_gru.run(cell, x, resets),)
+
+    def by_document(x: Tensor) -> tuple[Tensor]:
+        out = []
+        for row in range(rows):
+            starts = [*resets[row].nonzero()[:, 0].tolist(), 13]
+            parts = [x[row : row + 1, a:b] for a, b in itertools.pairwise(starts)]
+            out.append(torch.cat([cell(part)[0] for part in parts], 1))
+        return (torch.cat(out),)
+
+    found, wanted = [], []
+    for function, results_of in ((kernel, found), (by_document, wanted)):
+        cell.zero_grad()
+        leaf = x.clone().requires_grad_()
+        (y,) = function(leaf)
+        (y * randn(*y.shape, seed=9).float()).sum().backward()
+        results_of += [y, leaf.grad, *(part.grad.clone() for part in cell.parameters())]
+    close(found, wanted, 5e-6)

@@ -194,6 +194,7 @@ LOOPS = {
     "rwkv7": rwkv7,
     "lstm": lstm,
     "gru": gru,
+    "gru_fused": gru,
 }
 
 

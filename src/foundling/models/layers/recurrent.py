@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from foundling.models.context import Context
+from foundling.models.layers import recurrent_gru
 from foundling.models.layers.recurrent_config import RecurrentConfig
-from foundling.models.layers.recurrent_context import State, new_slots, read_slots, repack, unpack, write_slots
+from foundling.models.layers.recurrent_context import State, new_slots, read_slots, repack, resets, unpack, write_slots
 
 
 class LSTM(nn.LSTM):
@@ -57,6 +58,8 @@ class Recurrent(nn.Module):
 
     def forward(self, x: Tensor, ctx: Context, state: State | None = None) -> Tensor:
         """x (rows, time, dim) -> (rows, time, dim)."""
+        if state is None and isinstance(self.cell, GRU) and recurrent_gru.suits(self.cell, x):
+            return self.out_proj(recurrent_gru.run(self.cell, x, resets(ctx)))
         packed = unpack(x, ctx)
         if packed is not None:
             documents, where = packed
