@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 
 import foundling
 from foundling.serving import chat_completions, completions, embeddings, errors, tokens
@@ -43,7 +43,9 @@ def create_app(model: Model, config: ServeConfig, others: Mapping[str, Model] | 
     models = {config.name: model, **(others or {})}
     services = Services([Service(name, each, config, metrics) for name, each in models.items()], metrics)
     metrics.services = services.by_name
-    app = FastAPI(title="Foundling", version=foundling.__version__, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="Foundling", version=foundling.__version__, docs_url=None, redoc_url=None, responses=errors.DOCUMENTED
+    )
     app.state.services = services
     errors.install(app)
     app.add_middleware(LimitBody, limit=config.max_body_bytes)
@@ -102,7 +104,7 @@ def _add_probes(app: FastAPI, services: Services) -> None:
         free = services.ready
         return JSONResponse({"status": "ready" if free else "busy"}, status_code=200 if free else 503)
 
-    @app.get("/metrics", response_model=None)
+    @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         return Response(services.metrics.page(), media_type="text/plain; version=0.0.4")
 

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from foundling.core.errors import FoundlingError, nearest
@@ -47,6 +48,24 @@ class ApiError(Exception):
     def response(self) -> JSONResponse:
         """The error as an HTTP response."""
         return JSONResponse(self.body(), status_code=self.status, headers=self.headers)
+
+
+class ErrorFields(BaseModel):
+    """OpenAI's description of an error."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    """The body of every refusal."""
+
+    error: ErrorFields
+
+
+DOCUMENTED: dict[int | str, dict[str, Any]] = {"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}}
 
 
 def refused(param: str, message: str) -> ApiError:

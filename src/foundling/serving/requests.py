@@ -60,9 +60,49 @@ def _biases(value: Any) -> Any:
     return {int(key): float(bias) for key, bias in value.items()}
 
 
-STRING_OR_STRINGS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
-Stops = Annotated[list[Text], BeforeValidator(_stops), WithJsonSchema(STRING_OR_STRINGS)]
-Content = Annotated[Text | None, BeforeValidator(_content)]
+def _prompts(value: Any) -> list[Any]:
+    """A completion's prompts, always as a list of strings or of token lists."""
+    if isinstance(value, str):
+        return [_encodable(value)]
+    if not isinstance(value, list) or not value:
+        raise ValueError("expected a string, a list of strings, a list of token ids, or a list of such lists")
+    if all(isinstance(item, str) for item in value):
+        return [_encodable(item) for item in value]
+    if all(type(item) is int for item in value):
+        return [value]
+    if all(isinstance(item, list) and item and all(type(token) is int for token in item) for item in value):
+        return value
+    raise ValueError("expected a string, a list of strings, a list of token ids, or a list of such lists")
+
+
+_STRING = {"type": "string", "minLength": 1}
+_TOKENS = {"type": "array", "items": {"type": "integer"}, "minItems": 1}
+_STOPS_SCHEMA = {"anyOf": [_STRING, {"type": "array", "items": _STRING, "maxItems": MAX_STOPS}, {"type": "null"}]}
+_PROMPTS_SCHEMA = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "array", "items": {"type": "string"}, "minItems": 1},
+        _TOKENS,
+        {"type": "array", "items": _TOKENS, "minItems": 1},
+    ]
+}
+_BIAS = {"type": "number", "minimum": -100, "maximum": 100}
+_BIASES_SCHEMA = {
+    "anyOf": [
+        {"type": "object", "propertyNames": {"pattern": "^[0-9]+$"}, "additionalProperties": _BIAS},
+        {"type": "null"},
+    ]
+}
+_TEXT_PART = {
+    "type": "object",
+    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+    "required": ["type", "text"],
+}
+_CONTENT_SCHEMA = {"anyOf": [{"type": "string"}, {"type": "array", "items": _TEXT_PART}, {"type": "null"}]}
+Stops = Annotated[list[Text], BeforeValidator(_stops), WithJsonSchema(_STOPS_SCHEMA)]
+Prompts = Annotated[list[Any], BeforeValidator(_prompts), WithJsonSchema(_PROMPTS_SCHEMA)]
+Biases = Annotated[dict[int, float], BeforeValidator(_biases), WithJsonSchema(_BIASES_SCHEMA)]
+Content = Annotated[Text | None, BeforeValidator(_content), WithJsonSchema(_CONTENT_SCHEMA)]
 
 
 class Body(BaseModel):
@@ -97,7 +137,7 @@ class Sampling(Body):
     repetition_penalty: float | None = Field(None, gt=0, le=10)
     typical_p: float | None = Field(None, gt=0, le=1)
     min_tokens: int | None = Field(None, ge=0)
-    logit_bias: Annotated[dict[int, float], BeforeValidator(_biases)] = Field(default_factory=dict)
+    logit_bias: Biases = Field(default_factory=dict)
     ignore_eos: bool = False
     user: Text | None = None
 
@@ -105,7 +145,7 @@ class Sampling(Body):
 class CompletionBody(Sampling):
     """POST /v1/completions."""
 
-    prompt: Annotated[list[Any], BeforeValidator(lambda value: _prompts(value))]
+    prompt: Prompts
     max_tokens: int | None = Field(None, ge=0)  # 0 with echo: only the prompt's log-probabilities
     logprobs: int | None = Field(None, ge=0, le=MAX_ALTERNATIVES)
     echo: bool | None = None
@@ -158,7 +198,7 @@ class EmbeddingBody(Body):
     """POST /v1/embeddings."""
 
     model: Text
-    input: Annotated[list[Any], BeforeValidator(lambda value: _prompts(value))]
+    input: Prompts
     encoding_format: Literal["float", "base64"] | None = None
     user: Text | None = None
 
@@ -177,21 +217,6 @@ class DetokenizeBody(Body):
 
     model: Text | None = None
     tokens: list[int]
-
-
-def _prompts(value: Any) -> list[Any]:
-    """A completion's prompts, always as a list of strings or of token lists."""
-    if isinstance(value, str):
-        return [_encodable(value)]
-    if not isinstance(value, list) or not value:
-        raise ValueError("expected a string, a list of strings, a list of token ids, or a list of such lists")
-    if all(isinstance(item, str) for item in value):
-        return [_encodable(item) for item in value]
-    if all(type(item) is int for item in value):
-        return [value]
-    if all(isinstance(item, list) and item and all(type(token) is int for token in item) for item in value):
-        return value
-    raise ValueError("expected a string, a list of strings, a list of token ids, or a list of such lists")
 
 
 class VoteBody(Body):
