@@ -27,8 +27,9 @@ from foundling.core.artifacts import Draft
 from foundling.core.errors import FoundlingError, nearest
 from foundling.core.files import write_json
 from foundling.core.stages import Inputs
-from foundling.corpus import block, duplicates, splits
+from foundling.corpus import block, duplicates, page, splits
 from foundling.corpus.block import Facts
+from foundling.corpus.columns import Ints
 from foundling.corpus.config import CorpusConfig
 from foundling.corpus.decontaminate import HeldOut
 from foundling.corpus.documents import SCHEMA
@@ -45,7 +46,7 @@ _EXAMPLES = 3
 def build(
     config: CorpusConfig, inputs: Inputs, draft: Draft, *, held_out_prompts: Callable[[], list[str]] | None = None
 ) -> None:
-    """Write train.parquet, validation.parquet, dropped.parquet, quarantine.jsonl and report.json.
+    """Write train.parquet, validation.parquet, dropped.parquet, quarantine.jsonl, report.json and report.html.
 
     Args:
         held_out_prompts: gives the evaluation items that train must not hold.
@@ -59,12 +60,13 @@ def build(
     counts = [block.read_counts(folder) for folder in folders]
     facts = Facts.load(folders)
     _refuse_empty(facts, folders, counts, config)
-    fate = _decide(config, facts, folders)
+    fate, clusters = _decide(config, facts, folders)
     leaks = pl.Series([*items, ""], dtype=pl.String)[facts.contaminated_by]
     _write_documents(draft.path, folders, fate, leaks)
     _write_quarantine(draft.path / "quarantine.jsonl", folders)
     report = _report(draft.path, counts, facts, fate, held_out)
     write_json(draft.path / "report.json", report)
+    page.write(draft.path, report, clusters, facts.sizes)
     draft.seeds["validation"] = config.seed
     draft.metrics |= {k: report[k] for k in ("train", "validation", "read", "dropped_share")}
 
@@ -90,12 +92,13 @@ def _refuse_empty(facts: Facts, folders: list[Path], counts: list[dict[str, Any]
     raise FoundlingError(f"no document of {', '.join(config.data)} is left", why, "Check the data or relax the rules")
 
 
-def _decide(config: CorpusConfig, facts: Facts, folders: list[Path]) -> NDArray[np.int8]:
-    """(documents,) the fate of each."""
+def _decide(config: CorpusConfig, facts: Facts, folders: list[Path]) -> tuple[NDArray[np.int8], Ints]:
+    """((documents,) the fate of each, (documents,) its cluster of near duplicates)."""
     fate = np.full(len(facts.ids), TRAIN, np.int8)
     fate[duplicates.exact(facts.ids.view(np.uint64))] = EXACT
     alive = fate == TRAIN
     signed = _all_signatures(folders)
+    clusters = np.arange(len(fate))
     if config.near_duplicates:
         clusters = duplicates.near_clusters(signed, config.near_duplicates, alive & (facts.comparable > 0))
         fate[alive & ~duplicates.choose(clusters)] = NEAR
@@ -109,7 +112,7 @@ def _decide(config: CorpusConfig, facts: Facts, folders: list[Path]) -> NDArray[
         ids, sizes = facts.ids.view(np.uint64)[index], facts.sizes[index]
         fate[index[splits.validation(config, ids, sizes, similar[index], eligible[index])]] = VALIDATION
     fate[(fate == TRAIN) & (facts.contaminated_by >= 0)] = CONTAMINATED
-    return fate
+    return fate, clusters
 
 
 def _all_signatures(folders: list[Path]) -> Signatures:
@@ -193,12 +196,21 @@ def _report(
         "quarantine": dict(quarantine),
         "held_out_items": {"given": len(held_out.items), "too short to look for": held_out.ignored},
         "sources": {name: _by_source(path / f"{name}.parquet") for name in ("train", "validation")},
+        "languages": _languages(path / "train.parquet"),
         **left,
     }
 
 
 def _size(facts: Facts, chosen: NDArray[np.bool_]) -> dict[str, int]:
     return {"documents": int(chosen.sum()), "bytes": int(facts.sizes[chosen].sum())}
+
+
+def _languages(path: Path) -> dict[str, int]:
+    """Bytes of each language, where the documents' meta name one."""
+    language = pl.col("meta").str.json_path_match("$.language").alias("language")
+    sizes = pl.scan_parquet(path).select(language, pl.col("text").str.len_bytes().cast(pl.Int64).alias("bytes"))
+    found = sizes.drop_nulls().group_by("language").sum().sort("bytes", "language", descending=[True, False]).collect()
+    return dict(found.iter_rows())
 
 
 def _by_source(path: Path) -> dict[str, dict[str, int]]:

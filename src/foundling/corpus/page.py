@@ -1,0 +1,96 @@
+"""The corpus as one HTML page: what was read, what each rule took with examples, what is left and for whom."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from foundling.core.report import Page, cards, details, figure, new_figure, side_by_side, table
+from foundling.core.units import human_bytes, human_count
+from foundling.corpus.representation import representation
+
+_EXAMPLES = 3
+
+
+def write(folder: Path, report: dict[str, Any], clusters: NDArray[np.int64], sizes: NDArray[np.int64]) -> None:
+    """Write report.html beside the corpus's files.
+
+    Args:
+        report: the content of report.json.
+        clusters: (documents,) number of the first of each document's near duplicates.
+        sizes: (documents,) bytes.
+    """
+    page = Page("Corpus", f"{human_count(report['read']['documents'])} documents read")
+    left = {name: (human_bytes(report[name]["bytes"]), f"{human_count(report[name]['documents'])} documents")
+            for name in ("read", "train", "validation")}  # fmt: skip
+    page.section("What is left", cards(left), _sources(report))
+    page.section("What each rule took", *_dropped(folder, report), note="A document counts under the first rule.")
+    if report["edited"]:
+        rows = [[name, n["documents"], human_bytes(n["bytes_removed"])] for name, n in report["edited"].items()]
+        page.section("What was changed", table(["change", "documents", "shorter by"], rows))
+    if report["quarantine"]:
+        rows = [[reason, count] for reason, count in report["quarantine"].items()]
+        page.section("Quarantine", table(["reason", "records"], rows), note="All of them are in quarantine.jsonl.")
+    if len(sizes):
+        with matplotlib.rc_context({"svg.hashsalt": "corpus"}):  # the same figure is the same bytes
+            page.section("Lengths and duplicates", side_by_side(_lengths(sizes), _duplication(clusters)))
+    if report["languages"]:
+        page.section("Languages", *_languages(report["languages"]))
+    page.write(folder / "report.html")
+
+
+def _sources(report: dict[str, Any]) -> str:
+    rows = []
+    for split, sources in report["sources"].items():
+        total = sum(numbers["bytes"] for numbers in sources.values()) or 1
+        rows += [[split, name, n["documents"], human_bytes(n["bytes"]), f"{n['bytes'] / total:.1%}"]
+                 for name, n in list(sources.items())[:30]]  # fmt: skip
+    return table(["split", "source", "documents", "size", "share"], rows)
+
+
+def _dropped(folder: Path, report: dict[str, Any]) -> list[str]:
+    if not report["dropped"]:
+        return ["Nothing."]
+    rows = [[reason, n["documents"], human_bytes(n["bytes"])] for reason, n in report["dropped"].items()]
+    dropped = pl.scan_parquet(folder / "dropped.parquet")
+    examples = dropped.group_by("reason", maintain_order=True).head(_EXAMPLES).collect()
+    shown = [
+        details(reason, table(["source", "begins (or holds)"], [[r["source"], r["excerpt"]] for r in part.to_dicts()]))
+        for (reason,), part in examples.group_by("reason", maintain_order=True)
+    ]
+    return [table(["reason", "documents", "size"], rows), *shown]
+
+
+def _lengths(sizes: NDArray[np.int64]) -> Any:
+    fig, axes = new_figure(5, 3)
+    axes.hist(np.log10(np.maximum(sizes, 1)), bins=40)
+    axes.set_xlabel("bytes of a document (log10)")
+    axes.set_ylabel("documents")
+    return figure(fig, "How long documents are, before duplicates go")
+
+
+def _duplication(clusters: NDArray[np.int64]) -> Any:
+    members = np.unique(clusters, return_counts=True)[1]
+    fig, axes = new_figure(5, 3)
+    counts = np.bincount(np.minimum(members, 20))[1:]
+    axes.bar(np.arange(1, len(counts) + 1), counts)
+    axes.set_yscale("log")
+    axes.set_xlabel("near duplicates in a cluster (20: 20 or more)")
+    axes.set_ylabel("clusters")
+    return figure(fig, "How often documents repeat")
+
+
+def _languages(languages: dict[str, int]) -> list[str]:
+    total = sum(languages.values())
+    rows = [[code, human_bytes(n), f"{n / total:.2%}"] for code, n in languages.items()]
+    against = [
+        [row.language, f"{row.world_share:.2%}", f"{row.corpus_share:.4%}", f"{row.ratio:.2f}"]
+        for row in representation({code: n / total for code, n in languages.items()})
+    ]
+    columns = ["language", "share of the world's people", "share of the corpus", "ratio"]
+    return [table(["language", "size", "share"], rows), details("Against the world's people", table(columns, against))]
