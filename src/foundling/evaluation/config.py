@@ -10,7 +10,7 @@ from foundling.core.config import Config, option
 class BitsPerByteConfig(Config):
     """Rolling log-likelihood of held-out documents."""
 
-    max_bytes: int = option(100_000, "text to score, in bytes: whole documents in order until this is reached", gt=0)
+    max_bytes: int = option(160_000, "text to score, in bytes: whole documents in order until this is reached", gt=0)
     context: int | None = option(None, "tokens the model sees at once; None: all it was built for", gt=1)
     window_context: float = option(
         0.5, "share of each window that is context already scored (0: each window starts afresh)", ge=0.0, lt=1.0

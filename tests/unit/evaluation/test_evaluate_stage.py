@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+import polars
 import pytest
 import torch
 
@@ -124,6 +125,17 @@ def test_killed_stage_gives_the_same_bytes(
     resumed = run(model_directory, corpus, tmp_path / "killed")
     for name in ("results.json", "samples.jsonl"):
         assert (resumed.path / name).read_bytes() == (whole.path / name).read_bytes()
+
+
+def test_a_small_budget_still_scores_something(model_directory: Path, corpus: Artifact, tmp_path: Path) -> None:
+    """Guards against an evaluation without bits per byte, in silence, where every document is over the budget."""
+    draft = run(model_directory, corpus, tmp_path, tasks=["bits-per-byte"], bits_per_byte={"max_bytes": 500})
+    assert draft.metrics["bits-per-byte.bits_per_byte"]["n"] == 1
+    nothing = tmp_path / "nothing"
+    nothing.mkdir()
+    polars.DataFrame({"id": [""], "text": [""], "source": [""]}).write_parquet(nothing / "validation.parquet")
+    with pytest.raises(FoundlingError, match="no held-out text"):
+        run(model_directory, Artifact.outside(nothing, "corpus"), tmp_path / "x", tasks=["bits-per-byte"])
 
 
 def test_comparison_and_report_of_two_models(

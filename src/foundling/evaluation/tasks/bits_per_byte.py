@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from foundling.core.errors import FoundlingError
 from foundling.corpus.baselines import compression_baselines, ngram_bits_per_byte
 from foundling.evaluation.config import BitsPerByteConfig
 from foundling.evaluation.documents import Document, Documents
@@ -32,17 +33,18 @@ class BitsPerByte:
 
     @cached_property
     def chosen(self) -> list[Document]:
-        """A seeded choice of documents worth `max_bytes`, none longer than a quarter of that; at least the shortest."""
-        chosen: list[Document] = []
-        total = 0
-        for document in self.documents.shuffled("bits-per-byte", self.seed):
-            size = len(document.text.encode())
-            if 0 < size <= max(1, self.config.max_bytes // 4):
-                chosen.append(document)
-                total += size
+        """A seeded choice of documents worth `max_bytes`, none longer than a quarter of that if there are such."""
+        sizes = [(len(d.text.encode()), d) for d in self.documents.shuffled("bits-per-byte", self.seed) if d.text]
+        if not sizes:
+            raise FoundlingError("the corpus has no held-out text", fix="Raise its `validation_bytes`")
+        fitting = [pair for pair in sizes if pair[0] <= self.config.max_bytes // 4]
+        chosen, total = [], 0
+        for size, document in fitting or sorted(sizes, key=lambda pair: (pair[0], pair[1].id)):
+            chosen.append(document)
+            total += size
             if total >= self.config.max_bytes:
                 break
-        return chosen or [min(self.documents.validation, key=lambda document: len(document.text))]
+        return chosen
 
     def items(self) -> Sequence[Item]:
         """The chosen documents."""
