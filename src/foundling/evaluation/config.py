@@ -42,6 +42,14 @@ class ExpressionsConfig(Config):
     shots: int = option(4, "worked examples of the few-shot prompt", ge=1)
 
 
+class MemorisationConfig(Config):
+    """Prefixes of training passages, to be continued."""
+
+    items: int = option(100, "passages from the training text, and as many held-out ones", gt=0)
+    prefix: int = option(200, "characters given", gt=0)
+    suffix: int = option(100, "characters that must follow", gt=0)
+
+
 class ProgramsConfig(Config):
     """How programs are asked for and run (HumanEval, MBPP)."""
 
@@ -68,5 +76,6 @@ class EvaluateConfig(Config):
     block: int = option(64, "items asked and saved together: a broken-off run repeats at most one block", gt=0)
     bits_per_byte: BitsPerByteConfig = option(BitsPerByteConfig(), "options of the task `bits-per-byte`")
     syntax: SyntaxConfig = option(SyntaxConfig(), "options of the task `syntax`")
+    memorisation: MemorisationConfig = option(MemorisationConfig(), "options of the task `memorisation`")
     programs: ProgramsConfig = option(ProgramsConfig(), "options of tasks that run programs")
     expressions: ExpressionsConfig = option(ExpressionsConfig(), "options of the task `expressions`")

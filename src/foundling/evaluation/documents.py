@@ -38,7 +38,8 @@ class Documents:
 
     def training(self, max_bytes: int, seed: int) -> list[str]:
         """Training texts in a seeded order, until `max_bytes` of them."""
-        assert self.corpus is not None
+        if self.corpus is None:
+            raise FoundlingError("this task needs training text", "the evaluation has no corpus")
         texts = polars.read_parquet(self.corpus.file("train.parquet"), columns=["text"])["text"]
         chosen: list[str] = []
         total = 0

@@ -77,6 +77,12 @@ def _syntax(config: EvaluateConfig, documents: Documents) -> Evaluable:
     return Syntax(config.syntax, documents, config.seed)
 
 
+def _memorisation(config: EvaluateConfig, documents: Documents) -> Evaluable:
+    from foundling.evaluation.tasks.memorisation import Memorisation
+
+    return Memorisation(config.memorisation, documents, config.seed)
+
+
 def _expressions(config: EvaluateConfig, documents: Documents) -> Evaluable:
     from foundling.evaluation.tasks.answering_expressions import AnsweringExpressions
 
@@ -87,4 +93,5 @@ _BUILT_IN: dict[str, Callable[[EvaluateConfig, Documents], Evaluable]] = {
     "bits-per-byte": _bits_per_byte,
     "syntax": _syntax,
     "expressions": _expressions,
+    "memorisation": _memorisation,
 }
