@@ -105,7 +105,7 @@ def _part(name: str, role: str, dim: int, given: Parts, where: str) -> Any:
             f"known without a description: {', '.join(kinds)}",
             nearest(name, [*kinds, *given]),
         )
-    union = model_config.MixerConfig if role == "mixer" else model_config.FeedForwardConfig
+    union: Any = model_config.MixerConfig if role == "mixer" else model_config.FeedForwardConfig
     try:
         return TypeAdapter(union).validate_python(value.model_dump() if isinstance(value, Config) else value)
     except ValidationError as error:

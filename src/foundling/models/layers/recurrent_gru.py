@@ -116,8 +116,9 @@ def suits(cell: nn.GRU, x: Tensor) -> bool:
 
 def run(cell: nn.GRU, x: Tensor, resets: Tensor | None) -> Tensor:
     """The cell over x (rows, time, dim) from zero states, dropped where `resets` (rows, time): (rows, time, hidden)."""
-    inside = F.linear(x, cell.weight_ih_l0, cell.bias_ih_l0)
-    y: Tensor = _GRU.apply(inside, cell.weight_hh_l0, cell.bias_hh_l0, resets)
+    weights = dict(cell.named_parameters())
+    inside = F.linear(x, weights["weight_ih_l0"], weights["bias_ih_l0"])
+    y: Tensor = _GRU.apply(inside, weights["weight_hh_l0"], weights["bias_hh_l0"], resets)
     return y
 
 
