@@ -50,9 +50,21 @@ class SFTConfig(TuningConfig):
 
 
 class ReinforceConfig(TuningConfig):
-    """The stage `reinforce`: GRPO on a task whose answers a verifier can grade."""
+    """The stage `reinforce`: learn from rewards of the model's own answers."""
 
-    task: Literal["expressions"] = option("expressions", "the verifiable task")
+    data: tuple[str, ...] = option(
+        (EXPRESSIONS,), "rows {prompt, verifier, data} (.jsonl, .parquet), or the task `expressions`", min_length=1
+    )
+    invalid: Literal["refuse", "skip"] = option("refuse", "a row that cannot be verified: refuse, or skip (counted)")
+    method: Literal["grpo", "ppo"] = option("grpo", "grpo: compare a prompt's answers; ppo: compare with a critic")
+    updates: int = option(1, "optimizer steps on the same answers", ge=1)
+    wrong_reward: float = option(0.0, "reward of a wrong answer; a right one has 1", le=1)
+    unsure_reward: float = option(0.0, "reward of an answer that says it does not know", le=1)
+    unsure: tuple[str, ...] = option(("I don't know", "I do not know"), "how an answer says that it does not know")
+    discount: float = option(1.0, "ppo: discount of later rewards a token", gt=0, le=1)
+    trace: float = option(0.95, "ppo: lambda of the advantage estimates", ge=0, le=1)
+    value_weight: float = option(0.5, "ppo: weight of the critic's loss", ge=0)
+    value_clip: float = option(0.2, "ppo: how far an update may move the critic", gt=0)
     prompts: int = option(32, "instructions in a step", ge=1)
     samples: int = option(8, "answers sampled for each instruction: the group", ge=2)
     temperature: float = option(1.0, "of the samples", gt=0)
@@ -64,7 +76,7 @@ class ReinforceConfig(TuningConfig):
         "tokens", "what the loss is divided by: see post_training/policy.py (DAPO, GRPO, Dr. GRPO)"
     )
     normalise_std: bool = option(False, "divide advantages by the group's standard deviation (GRPO; Dr. GRPO does not)")
-    steps: int = option(30, "optimizer steps, each on fresh samples", ge=1)
+    steps: int = option(30, "optimizer steps", ge=1)
     batch_size: int = option(256, "prompts times samples; set by them", ge=1)
     micro_batch: int = option(0, "rows in one forward pass; 0: all", ge=0)
     context: int = option(128, "longest prompt with its answer, in tokens", ge=2)
@@ -72,6 +84,43 @@ class ReinforceConfig(TuningConfig):
     matrix_learning_rate: float = option(2e-3, "peak rate of Muon, for the matrices of the blocks", gt=0, le=10)
     schedule: ScheduleName = option("constant", "shape of the learning rate over the steps")
     warmup: float = option(0.1, "part of the steps in which the rate rises from zero", ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _on_policy_at_another_temperature(self) -> Self:
+        if self.temperature != 1 and (self.updates > 1 or self.method == "ppo"):
+            raise ValueError("at a temperature other than 1 an answer can be learned from only once, by grpo")
+        if self.steps % self.updates:
+            raise ValueError(f"steps ({self.steps}) is not a multiple of updates ({self.updates})")
+        return self
+
+
+class RewardConfig(TuningConfig):
+    """The stage `reward`: a model whose score says how good an answer is."""
+
+    data: tuple[str, ...] = option(
+        (EXPRESSIONS,),
+        "rows {prompt, chosen, rejected} (.jsonl, .parquet), or the task `expressions`: own answers, graded",
+        min_length=1,
+    )
+    loss: Literal["bradley-terry", "pointwise"] = option(
+        "bradley-terry", "compare the two answers, or judge each alone"
+    )
+    margin: float = option(0.0, "bradley-terry: by how much the chosen answer must be ahead", ge=0)
+    centre: float = option(0.0, "weight that holds the sum of a pair's scores near zero", ge=0)
+    freeze: bool = option(False, "train the head alone")
+    held_out: float = option(0.1, "share of prompts kept for measuring accuracy and calibration", gt=0, lt=1)
+    examples: int = option(1500, "prompts to answer, for a task", ge=1)
+    samples: int = option(8, "answers sampled for each prompt of a task", ge=2)
+    pairs_per_prompt: int = option(2, "most pairs made of one prompt's answers", ge=1)
+    max_tokens: int = option(48, "longest sampled answer in tokens", ge=1)
+    too_long: Policy = option("refuse", "a pair longer than the context: refuse, skip (counted) or truncate")
+    invalid: Literal["refuse", "skip"] = option("refuse", "a row that is no pair: refuse, or skip (counted)")
+    epochs: float = option(1.0, "passes over the pairs", gt=0)
+    steps: int = option(0, "optimizer steps; 0: as many as the epochs take", ge=0)
+    batch_size: int = option(32, "pairs in one step", ge=1)
+    learning_rate: float = option(3e-4, "peak rate of AdamW: vectors, embeddings, head", gt=0, le=10)
+    matrix_learning_rate: float = option(3e-3, "peak rate of Muon, for the matrices of the blocks", gt=0, le=10)
+    schedule: ScheduleName = option("linear", "shape of the learning rate over the steps")
 
 
 class PreferConfig(TuningConfig):

@@ -5,17 +5,20 @@ Whatever comes in becomes `Example`s, once. A row that is no chat is refused by 
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from foundling.core.errors import FoundlingError
 from foundling.core.files import sha256_file
 from foundling.post_training.config import EXPRESSIONS, SFTConfig
+from foundling.post_training.importers import as_our_row
 
+T = TypeVar("T")
 ROLES = ("system", "user", "assistant", "tool")
 Message = dict[str, Any]
 
@@ -36,13 +39,6 @@ def outside(config: Any) -> dict[str, str]:
     paths = [Path(entry).expanduser() for entry in config.data if entry != EXPRESSIONS]
     hashes = {f"{number}:{path.name}": sha256_file(existing_file(path)) for number, path in enumerate(paths)}
     return hashes | ({EXPRESSIONS: f"version {VERSION}"} if EXPRESSIONS in config.data else {})
-
-
-def outside_task(config: Any) -> dict[str, str]:
-    """The version of a config's `task`: part of the artifact's key."""
-    from foundling.evaluation.tasks.expressions import VERSION
-
-    return {config.task: f"version {VERSION}"}
 
 
 def read_examples(config: SFTConfig) -> tuple[list[Example], dict[str, int]]:
@@ -74,17 +70,25 @@ def expression_examples(n: int, seed: int) -> list[Example]:
 
 def read_file(path: Path, invalid: Literal["refuse", "skip"], skipped: Counter[str]) -> list[Example]:
     """The examples of one file. `skipped` counts what was left out, by reason."""
-    examples = []
+    return read_rows(path, as_example, invalid, skipped)
+
+
+def read_rows(
+    path: Path, convert: Callable[[Any, str], T], invalid: Literal["refuse", "skip"], skipped: Counter[str]
+) -> list[T]:
+    """Every row of a file in our form, then converted; what cannot be is refused by file and line, or counted."""
+    found = []
     for line, row in file_rows(path):
+        where = f"{path.name}:{line}"
         try:
             if isinstance(row, FoundlingError):
                 raise row
-            examples.append(as_example(row, f"{path.name}:{line}"))
+            found.append(convert(as_our_row(row, where), where))
         except FoundlingError as error:
             if invalid == "refuse":
                 raise
             skipped[error.why or error.what] += 1
-    return examples
+    return found
 
 
 def as_example(row: Any, where: str) -> Example:
@@ -131,9 +135,11 @@ def file_rows(path: Path) -> Iterator[tuple[int, Any]]:
 
         yield from enumerate(pyarrow.parquet.read_table(path).to_pylist(), start=1)
         return
-    if path.suffix not in (".jsonl", ".json", ".ndjson"):
-        raise FoundlingError(f"{path} has the ending {path.suffix!r}", "chat rows are read from .jsonl or .parquet")
-    with path.open("rb") as lines:
+    name = path.name.removesuffix(".gz")
+    if not name.endswith((".jsonl", ".ndjson")):
+        known = "rows are read from .jsonl, .jsonl.gz or .parquet"
+        raise FoundlingError(f"{path} has the ending {path.suffix!r}", known)
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 yield number, _parsed(line, path, number)  # a broken line is yielded as its error: the policy decides

@@ -82,9 +82,7 @@ def _answer(text: str) -> dict[str, str]:
     return {"role": "assistant", "content": text}
 
 
-def _request(
-    tokenizer: Tokenizer, item: Item, samples: int, temperature: float, max_tokens: int, seed: int
-) -> Request:
+def _request(tokenizer: Tokenizer, item: Item, samples: int, temperature: float, max_tokens: int, seed: int) -> Request:
     prompt = render(tokenizer, messages(item), add_generation_prompt=True)
     own_seed = seed_for(seed, "answers", item.id)
     params = SamplingParams(

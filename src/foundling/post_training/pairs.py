@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from foundling.core.errors import FoundlingError
-from foundling.post_training.data import Message, checked_messages, existing_file, file_rows
+from foundling.post_training.data import Message, checked_messages
 from foundling.post_training.packing import Encoded
 from foundling.tokenization.chat import render
 from foundling.tokenization.tokenizer import Tokenizer
@@ -38,27 +37,6 @@ class EncodedPair:
         return len(self.chosen.ids) + len(self.rejected.ids) - 2
 
 
-def read_pairs(data: Sequence[str], invalid: Literal["refuse", "skip"], skipped: Counter[str]) -> list[Pair]:
-    """All pairs of some files, in order; `skipped` counts rows left out, by reason.
-
-    Raises:
-        FoundlingError: a missing file, or a row that is no pair where `invalid` is "refuse", by file and line.
-    """
-    pairs = []
-    for entry in data:
-        path = existing_file(Path(entry).expanduser())
-        for line, row in file_rows(path):
-            try:
-                if isinstance(row, FoundlingError):
-                    raise row
-                pairs.append(as_pair(row, f"{path.name}:{line}"))
-            except FoundlingError as error:
-                if invalid == "refuse":
-                    raise
-                skipped[error.why or error.what] += 1
-    return pairs
-
-
 def as_pair(row: Any, where: str) -> Pair:
     """A row {prompt, chosen, rejected}: lists of messages, or texts. Without `prompt`, what both begin with is it.
 
@@ -68,8 +46,8 @@ def as_pair(row: Any, where: str) -> Pair:
     if not isinstance(row, dict) or "chosen" not in row or "rejected" not in row:
         fields = ", ".join(row) if isinstance(row, dict) else type(row).__name__
         raise FoundlingError(f"{where} has {fields}", "a row has `prompt`, `chosen` and `rejected`")
-    chosen, rejected = _messages(row["chosen"], "assistant"), _messages(row["rejected"], "assistant")
-    prompt = _messages(row["prompt"], "user") if row.get("prompt") else _shared(chosen, rejected)
+    chosen, rejected = as_messages(row["chosen"], "assistant"), as_messages(row["rejected"], "assistant")
+    prompt = as_messages(row["prompt"], "user") if row.get("prompt") else _shared(chosen, rejected)
     if not row.get("prompt"):
         chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
     if not prompt or not chosen or not rejected:
@@ -91,7 +69,8 @@ def encode_pairs(
     """
     encoded = []
     for pair in pairs:
-        made = EncodedPair(*(_encode(tokenizer, pair, answer) for answer in (pair.chosen, pair.rejected)))
+        both = (encode_answer(tokenizer, pair.prompt, a, pair.source) for a in (pair.chosen, pair.rejected))
+        made = EncodedPair(*both)
         if made.tokens > context:
             if too_long == "refuse":
                 what = f"{pair.source}: both answers with their prompts have {made.tokens} tokens, more than {context}"
@@ -104,24 +83,32 @@ def encode_pairs(
     return encoded
 
 
-def _encode(tokenizer: Tokenizer, pair: Pair, answer: tuple[Message, ...]) -> Encoded:
-    whole = render(tokenizer, [*pair.prompt, *answer])
-    prompt = render(tokenizer, pair.prompt, add_generation_prompt=True)
+def encode_answer(
+    tokenizer: Tokenizer, asked: tuple[Message, ...], answer: tuple[Message, ...], source: str
+) -> Encoded:
+    """A conversation as tokens, the answer's masked in and nothing else.
+
+    Raises:
+        FoundlingError: the template writes the prompt in another way once an answer follows.
+    """
+    whole = render(tokenizer, [*asked, *answer])
+    prompt = render(tokenizer, asked, add_generation_prompt=True)
     start = len(prompt.ids)
     if whole.ids[:start] != prompt.ids:
         raise FoundlingError(
-            f"{pair.source}: the chat template writes the prompt in another way once an answer follows",
+            f"{source}: the chat template writes the prompt in another way once an answer follows",
             "the template is not prefix stable",
         )
     mask = [answered and index >= start for index, answered in enumerate(whole.loss_mask)]
-    return Encoded(whole.ids, mask, pair.source)
+    return Encoded(whole.ids, mask, source)
 
 
 def _cut(encoded: Encoded, tokens: int) -> Encoded:
     return Encoded(encoded.ids[: tokens + 1], encoded.mask[: tokens + 1], encoded.source)
 
 
-def _messages(value: Any, role: str) -> list[Message]:
+def as_messages(value: Any, role: str) -> list[Message]:
+    """Messages as they are, or a text as one message of a role; anything else is no message."""
     if isinstance(value, str):
         return [{"role": role, "content": value}] if value.strip() else []
     return list(value) if isinstance(value, list) else []

@@ -60,3 +60,47 @@ def normalised_sum(
     if normalise == "constant":
         return (losses * mask).sum(), float(mask.shape[0] * most)
     return ((losses * mask).sum(1) / mask.sum(1).clamp(min=1)).sum(), float(mask.shape[0])
+
+
+def advantages_and_returns(
+    rewards: Tensor, values: Tensor, mask: Tensor, discount: float, trace: float
+) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimates and the returns that the critic should predict; (answers, time) each.
+
+    δ_t = r_t + γ V_{t+1} − V_t,  A_t = δ_t + γ λ A_{t+1},  R_t = A_t + V_t, with V = 0 after the last token.
+    Schulman et al. 2016, "High-dimensional continuous control using generalized advantage estimation",
+    arXiv:1506.02438, eq. 16.
+
+    Args:
+        rewards, values: of each token of an answer; what is outside the mask is ignored.
+        mask: 1 on the answer's tokens, which are adjacent.
+        discount, trace: γ and λ.
+    """
+    advantages = torch.zeros_like(values)
+    following = torch.zeros_like(values[:, 0])
+    next_value = torch.zeros_like(values[:, 0])
+    for t in reversed(range(values.shape[1])):
+        inside = mask[:, t]
+        delta = rewards[:, t] + discount * next_value - values[:, t]
+        following = (delta + discount * trace * following) * inside
+        advantages[:, t] = following
+        next_value = values[:, t] * inside
+    return advantages, (advantages + values) * mask
+
+
+def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip: float) -> Tensor:
+    """½ max((V − R)², (clip(V, V_old ± clip) − R)²) for each token: the critic moves no further than the actor may.
+
+    As in PPO's reference implementation (Dhariwal et al. 2017, OpenAI Baselines); see Huang et al. 2022, "The 37
+    implementation details of proximal policy optimization", detail 9.
+    """
+    clipped = old_values + (values - old_values).clamp(-clip, clip)
+    return 0.5 * torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)
+
+
+def whitened(values: Tensor, mask: Tensor) -> Tensor:
+    """Values with mean 0 and variance 1 over the mask, 0 outside (37 details, detail 7)."""
+    count = mask.sum().clamp(min=1)
+    mean = (values * mask).sum() / count
+    variance = (((values - mean) * mask) ** 2).sum() / count
+    return (values - mean) * torch.rsqrt(variance + 1e-8) * mask

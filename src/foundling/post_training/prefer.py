@@ -6,6 +6,8 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,8 +16,11 @@ from foundling.core.errors import FoundlingError
 from foundling.core.stages import Inputs
 from foundling.models.language_model import LanguageModel
 from foundling.post_training.config import EXPRESSIONS, PreferConfig
+from foundling.post_training.data import existing_file, read_rows
+from foundling.post_training.labelled import Labelled, as_labelled, encode_labelled, is_labelled
 from foundling.post_training.own_samples import graded_pairs, sample_answers, training_items
-from foundling.post_training.pairs import EncodedPair, Pair, encode_pairs, read_pairs
+from foundling.post_training.packing import Encoded
+from foundling.post_training.pairs import EncodedPair, Pair, as_pair, encode_pairs
 from foundling.post_training.preferring import (
     REFERENCE_FREE,
     KahnemanTversky,
@@ -34,34 +39,46 @@ def build_preferred(config: PreferConfig, inputs: Inputs, draft: Draft) -> None:
     """Tune the base model on preferences and write it as a Hugging Face directory.
 
     Raises:
-        FoundlingError: rows that are no pairs, a task on which every answer is right or every one wrong, no pair left.
+        FoundlingError: rows that are no preferences, a task on which every answer is right or every one wrong,
+            nothing left to learn from.
     """
     base = inputs["base"]
     module, tokenizer = load_base(base, config)
     counts: Counter[str] = Counter()
-    given = read_pairs([entry for entry in config.data if entry != EXPRESSIONS], config.invalid, counts)
+    rows = _given(config, counts)
     own = _own_pairs(config, module, tokenizer, draft) if EXPRESSIONS in config.data else []
-    encoded = encode_pairs(given, tokenizer, config.context, config.too_long, counts)
+    pairs = [row for row in rows if isinstance(row, Pair)]
+    encoded = encode_pairs(pairs, tokenizer, config.context, config.too_long, counts)
     encoded += encode_pairs(own, tokenizer, config.context, "skip", counts)  # nobody wrote them: leave out, and count
-    if not encoded:
-        raise FoundlingError("there is no pair to learn from", f"left out: {dict(counts) or 'nothing'}")
-    examples = 2 * len(encoded) if config.method == "kto" else len(encoded)
-    steps = config.steps or max(1, round(examples * config.epochs / config.batch_size))
-    resolved = config.model_copy(update={"steps": steps})
-    objective = _objective(resolved, module, encoded, tokenizer, draft)
-    summary = tune(module, objective, resolved, base, draft, "prefer")
-    draft.metrics |= {"pairs": len(encoded), "skipped": dict(counts), **summary.metrics}
-    learned = {one.chosen.source for one in encoded}
-    _write_pairs([pair for pair in (*given, *own) if pair.source in learned], draft)
+    judged = [row for row in rows if isinstance(row, Labelled)]
+    labelled = encode_labelled(judged, tokenizer, config.context, config.too_long, counts)
+    objective, examples = _objective(config, module, encoded, labelled, tokenizer, draft, counts)
+    resolved = config.model_copy(update={"steps": config.steps or max(1, round(examples / config.batch_size))})
+    summary = tune(module, objective, resolved, base, draft, "prefer", module.config)
+    draft.metrics |= {"pairs": len(encoded), "judged": len(labelled[0]), "skipped": dict(counts), **summary.metrics}
+    learned = {one.chosen.source for one in encoded} | {one.source for one in labelled[0]}
+    _write_rows([row for row in (*rows, *own) if row.source in learned], draft)
     card = tuned_card(
         "Preference-tuned language model",
-        f"Tuned with {config.method.upper()} on {len(encoded):,} pairs of answers, listed in `{PAIRS}`.",
+        f"Tuned with {config.method.upper()} on {len(learned):,} preferences, listed in `{PAIRS}`.",
         resolved,
         inputs,
         {"Training": {"loss, last steps": summary.loss}},
-        ("It has learned what these pairs prefer; what it says elsewhere may have become worse.",),
+        ("It has learned what these answers prefer; what it says elsewhere may have become worse.",),
     )
     write_tuned(module, tokenizer, resolved, base, draft, card)
+
+
+def _given(config: PreferConfig, counts: Counter[str]) -> list[Pair | Labelled]:
+    """The rows of the files: pairs, and for KTO answers judged one by one."""
+
+    def convert(row: Any, where: str) -> Pair | Labelled:
+        if config.method == "kto" and is_labelled(row):
+            return as_labelled(row, where)
+        return as_pair(row, where)
+
+    files = [existing_file(Path(entry).expanduser()) for entry in config.data if entry != EXPRESSIONS]
+    return [row for path in files for row in read_rows(path, convert, config.invalid, counts)]
 
 
 def _own_pairs(config: PreferConfig, module: LanguageModel, tokenizer: Tokenizer, draft: Draft) -> list[Pair]:
@@ -81,24 +98,33 @@ def _own_pairs(config: PreferConfig, module: LanguageModel, tokenizer: Tokenizer
 
 
 def _objective(
-    config: PreferConfig, module: LanguageModel, encoded: Sequence[EncodedPair], tokenizer: Tokenizer, draft: Draft
-) -> Objective:
+    config: PreferConfig,
+    module: LanguageModel,
+    pairs: Sequence[EncodedPair],
+    labelled: tuple[list[Encoded], list[bool]],
+    tokenizer: Tokenizer,
+    draft: Draft,
+    counts: Counter[str],
+) -> tuple[Objective, float]:
+    """The method on the data, and how many examples the epochs take."""
     saved = draft.scratch / "reference.safetensors"
     pad = tokenizer.pad_id
+    if not pairs and not labelled[0]:
+        raise FoundlingError("there is no preference to learn from", f"left out: {dict(counts) or 'nothing'}")
     if config.method == "kto":
-        answers = [(one, one.mask.index(True)) for pair in encoded for one in (pair.chosen, pair.rejected)]
-        groups = mismatched(answers)
+        answers = labelled[0] + [one for pair in pairs for one in (pair.chosen, pair.rejected)]
+        desirable = torch.tensor(labelled[1] + [True, False] * len(pairs))
+        groups = mismatched([(one, list(one.mask).index(True)) for one in answers])
         reference = reference_logprobs(module, groups, config, pad, saved)
-        desirable = torch.tensor([True, False]).repeat(len(encoded))
-        return KahnemanTversky(groups, desirable, reference, config, pad)
-    pairs = [(pair.chosen, pair.rejected) for pair in encoded]
-    if config.method in REFERENCE_FREE:
-        return PreferenceOptimization(pairs, torch.zeros(len(pairs), 2), config, pad)
-    return PreferenceOptimization(pairs, reference_logprobs(module, pairs, config, pad, saved), config, pad)
+        return KahnemanTversky(groups, desirable, reference, config, pad), len(groups) * config.epochs
+    both = [(pair.chosen, pair.rejected) for pair in pairs]
+    free = config.method in REFERENCE_FREE
+    scores = torch.zeros(len(both), 2) if free else reference_logprobs(module, both, config, pad, saved)
+    return PreferenceOptimization(both, scores, config, pad), len(both) * config.epochs
 
 
-def _write_pairs(pairs: Sequence[Pair], draft: Draft) -> None:
+def _write_rows(rows: Sequence[Pair | Labelled], draft: Draft) -> None:
     """What the model learned from, to be looked at."""
     with (draft.path / PAIRS).open("w", encoding="utf-8") as file:
-        for pair in pairs:
-            file.write(json.dumps(asdict(pair), ensure_ascii=False) + "\n")
+        for row in rows:
+            file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")

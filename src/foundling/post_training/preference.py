@@ -116,6 +116,11 @@ def bradley_terry(chosen: Tensor, rejected: Tensor, margin: Tensor | float = 0.0
     return -F.logsigmoid(chosen - rejected - margin)
 
 
+def pointwise(chosen: Tensor, rejected: Tensor) -> Tensor:
+    """−log σ(r_w) − log σ(−r_l): each answer judged good or bad by itself, as KTO's or a thumb's labels are."""
+    return -F.logsigmoid(chosen) - F.logsigmoid(-rejected)
+
+
 def log1mexp(x: Tensor) -> Tensor:
     """log(1 − eˣ) for x < 0 without loss of digits (Mächler 2012, "Accurately computing log(1 − exp(−|a|))")."""
     near_zero = x > -0.6931471805599453  # −log 2: where either form is as good as the other

@@ -53,7 +53,7 @@ def build_sft(config: SFTConfig, inputs: Inputs, draft: Draft) -> None:
     rows = PackedRows(encoded, config.context, tokenizer.pad_id, config.seed)
     steps = config.steps or max(1, round(rows.rows_in(config.epochs) / config.batch_size))
     resolved = config.model_copy(update={"steps": steps})
-    summary = tune(module, SupervisedFineTuning(rows, config.batch_size), resolved, base, draft, "sft")
+    summary = tune(module, SupervisedFineTuning(rows, config.batch_size), resolved, base, draft, "sft", module.config)
     draft.metrics |= {"examples": len(encoded), "skipped": skipped | too_long}
     start = "a base model" if config.init == "base" else "random weights (a control: the base gives only its shape)"
     card = tuned_card(

@@ -6,11 +6,14 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 
+from torch import nn
+
 from foundling.core.artifacts import Artifact, Draft
 from foundling.core.stages import Inputs
 from foundling.models.adapter_files import save_adapter
 from foundling.models.adapters import attach, merge
 from foundling.models.checkpoint import load_module, save_module
+from foundling.models.config import ModelConfig
 from foundling.models.language_model import LanguageModel
 from foundling.post_training.config import TuningConfig
 from foundling.tokenization.tokenizer import Tokenizer
@@ -31,9 +34,15 @@ def load_base(base: Artifact, config: TuningConfig) -> tuple[LanguageModel, Toke
 
 
 def tune(
-    module: LanguageModel, objective: Objective, config: TuningConfig, base: Artifact, draft: Draft, title: str
+    module: nn.Module,
+    objective: Objective,
+    config: TuningConfig,
+    base: Artifact,
+    draft: Draft,
+    title: str,
+    shape: ModelConfig,
 ) -> TrainingSummary:
-    """Run the loop and record what it did."""
+    """Run the loop on what has the language model's `shape` and record what it did."""
     trainer = Trainer(
         module,
         objective,
@@ -41,7 +50,7 @@ def tune(
         draft.scratch,
         log=draft.scratch / LOG,
         data=f"{base.key} {draft.key}",
-        flops_per_token=module.config.flops_per_token(config.context, training=True),
+        flops_per_token=shape.flops_per_token(config.context, training=True),
         title=title,
     )
     summary = trainer.fit()
@@ -49,7 +58,7 @@ def tune(
     draft.metrics |= {
         "steps": summary.steps,
         "tokens": summary.tokens,
-        "training_flops": summary.tokens * module.config.flops_per_token(config.context, training=True),
+        "training_flops": summary.tokens * shape.flops_per_token(config.context, training=True),
         "training_loss": summary.loss,
         "trained_parameters": sum(p.numel() for p in module.parameters() if p.requires_grad),
     }

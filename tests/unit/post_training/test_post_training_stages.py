@@ -12,7 +12,8 @@ import torch
 from foundling.core.errors import FoundlingError
 from foundling.models.adapter_files import load_adapter
 from foundling.models.checkpoint import load_module
-from foundling.post_training import own_samples
+from foundling.post_training import own_samples, rewards
+from foundling.post_training.reward_model import load_scorer
 from foundling.training.trainer import Trainer
 
 from .tiny_chat import hashes, make_directory, run
@@ -92,17 +93,31 @@ def test_a_task_that_teaches_nothing_is_refused(base: Path, tmp_path: Path) -> N
         run("PreferConfig", base, tmp_path, examples=2, samples=2, max_tokens=2, steps=1)
 
 
-def test_reinforce_resumes_to_the_same_bytes(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards RL's purity: rollouts are a function of (seed, step, weights), so a killed run samples the same again."""
-    from foundling.post_training import reinforce
+@pytest.mark.parametrize("method", ["grpo", "ppo"])
+def test_reinforce_resumes_to_the_same_bytes(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """Guards RL's purity: rollouts are a function of (seed, step, weights), so a killed run samples the same again.
 
-    monkeypatch.setattr(reinforce, "grade", _grade_by_length)
-    fields = {"prompts": 2, "samples": 4, "max_tokens": 6, "steps": 4, "checkpoint_every": 1, "kl": 0.1}
+    With two updates a rollout the kill comes between them, when the answers can no longer be sampled again.
+    """
+    monkeypatch.setattr(rewards.expressions, "grade", _grade_by_length)
+    monkeypatch.setattr(rewards, "POOL", 50)
+    fields = {
+        "prompts": 2,
+        "samples": 4,
+        "max_tokens": 6,
+        "steps": 4,
+        "checkpoint_every": 1,
+        "kl": 0.1,
+        "method": method,
+    }
+    fields["updates"] = 2 if method == "ppo" else 1
     whole = hashes(run("ReinforceConfig", base, tmp_path / "whole", **fields))
     step = Trainer._train_step
 
     def dies(self: Trainer, number: int) -> Any:
-        if number == 2:
+        if number == 3:
             raise KeyboardInterrupt
         return step(self, number)
 
@@ -112,7 +127,8 @@ def test_reinforce_resumes_to_the_same_bytes(base: Path, tmp_path: Path, monkeyp
             run("ReinforceConfig", base, tmp_path / "killed", **fields)
     made = run("ReinforceConfig", base, tmp_path / "killed", **fields)
     assert hashes(made) == whole
-    assert made.metrics["rollout_mismatch_nats"] < 1e-4, "fp32 rollouts must agree with the trainer"
+    if method == "grpo":
+        assert made.metrics["rollout_mismatch_nats"] < 1e-4, "fp32 rollouts must agree with the trainer"
 
 
 def test_an_adapter_is_kept_and_merged(base: Path, tmp_path: Path) -> None:
@@ -164,6 +180,35 @@ def test_long_pairs_follow_the_policy(base: Path, tmp_path: Path) -> None:
     cut = run("PreferConfig", base, tmp_path / "c", data=(data,), steps=1, too_long="truncate")
     assert (skipped.metrics["pairs"], cut.metrics["pairs"]) == (2, 3)
     assert list(cut.metrics["skipped"].values()) == [1]
+
+
+def test_a_reward_model_learns_and_judges(base: Path, tmp_path: Path) -> None:
+    """Guards the reward model's whole path: it learns its pairs, is held to others, and serves as GRPO's reward."""
+    rows = [{"prompt": f"say {i}", "chosen": f"yes {i}", "rejected": f"no {i}"} for i in range(40)]
+    data = _write(tmp_path / "pairs.jsonl", rows)
+    made = run("RewardConfig", base, tmp_path / "reward", data=(data,), steps=20, held_out=0.3, learning_rate=3e-3)
+    assert made.metrics["held_out_pairs"] > 5
+    assert made.metrics["held_out_accuracy"] == 1.0
+    assert made.metrics["held_out_accuracy_low"] < 1.0
+    score = load_scorer(made.path)
+    chats = [[{"role": "user", "content": "say 3"}, {"role": "assistant", "content": a}] for a in ("yes 3", "no 3")]
+    good, bad = score(chats)
+    assert good > bad
+    prompts = _write(tmp_path / "prompts.jsonl", [{"prompt": "say 3", "verifier": "exact", "data": "yes 3"}] * 4)
+    fields = {"data": (prompts,), "prompts": 2, "samples": 4, "max_tokens": 6, "steps": 2}
+    tuned = run("ReinforceConfig", base, tmp_path / "rl", judge=made.path, **fields)
+    assert tuned.metrics["verified_last_step"] == 0.0 != tuned.metrics["reward_last_step"]
+
+
+def test_labelled_answers_for_kto(base: Path, tmp_path: Path) -> None:
+    """Guards KTO's own rows, and that other methods refuse them."""
+    rows = [{"prompt": f"say {i}", "completion": "yes" if i % 2 else "no", "label": bool(i % 2)} for i in range(12)]
+    data = _write(tmp_path / "judged.jsonl", rows)
+    made = run("PreferConfig", base, tmp_path / "kto", data=(data,), method="kto", steps=12, learning_rate=3e-3)
+    assert made.metrics["judged"] == 12
+    assert made.metrics["desirable_logratio"] > made.metrics["undesirable_logratio"]
+    with pytest.raises(FoundlingError, match=r"judged\.jsonl:1"):
+        run("PreferConfig", base, tmp_path / "dpo", data=(data,), method="dpo", steps=1)
 
 
 def test_orpo_needs_the_cross_entropy(base: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from foundling.tokenization.tokenizer import SPECIAL_TOKENS, Tokenizer
 STAGES = {
     "SFTConfig": "foundling.post_training.sft:build_sft",
     "PreferConfig": "foundling.post_training.prefer:build_preferred",
+    "RewardConfig": "foundling.post_training.reward_model:build_reward_model",
     "ReinforceConfig": "foundling.post_training.reinforce:build_reinforced",
 }
 SMALL = {"context": 96, "precision": "fp32", "log_every": 1, "batch_size": 4}
@@ -44,13 +45,16 @@ def make_directory(path: Path) -> Path:
     return path
 
 
-def run(name: str, base: Path, work: Path, **fields: Any) -> Draft:
+def run(name: str, base: Path, work: Path, judge: Path | None = None, **fields: Any) -> Draft:
     """Run a stage's function in the folder `work`, going on from whatever scratch files are there."""
     config = parse(getattr(configs, name), SMALL | fields, "test")
     draft = Draft(work / "files", work / "scratch", "0123456789abcdef")
     for path in (draft.path, draft.scratch):
         path.mkdir(parents=True, exist_ok=True)
-    load_attribute(STAGES[name])(config, Inputs({"base": Artifact.outside(base, "model")}), draft)
+    artifacts = {"base": Artifact.outside(base, "model")}
+    if judge is not None:
+        artifacts["reward"] = Artifact.outside(judge, "model")
+    load_attribute(STAGES[name])(config, Inputs(artifacts), draft)
     return draft
 
 

@@ -1,258 +1,183 @@
-"""The words and the code of the task: operations on numbers, words and text, each with several phrasings.
+"""Draws instructions and the expressions that answer them, and decides which split each may appear in.
 
-An instruction is a composition "aggregate of map of filter of source". Every part has phrasings that training may see
-(`seen`) and phrasings that only the held-out phrasing split uses (`unseen`).
+An instruction is a composition (which filter, map and reduction) said in a phrasing (which form, which words). Both
+are sorted into train and held-out by a hash of their names, so that no held-out composition, on any source and with
+any constant, and no held-out phrasing occurs in training. Every single operation does, and every word.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from foundling.core.rng import numpy_rng, seed_for
+from foundling.evaluation.tasks.expressions.operations import (
+    FILTERS,
+    MAPS,
+    REDUCTIONS,
+    SEPARATOR_WORDS,
+    SEPARATORS,
+    SOURCES,
+    Filter,
+    Map,
+    Reduction,
+    Source,
+)
+
+SPLITS = ("train", "compositions", "phrasings")
+HELD_OUT = 5  # one in so many compositions and phrasings is held out
+LEADS = ("", "Give ", "Return ", "Compute ", "Find ", "Write an expression for ")
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Part:
-    """One operation. `code` has {x} for the value (or {i} for the whole iterable) and {k} for a constant.
+class Drawn:
+    """One instruction, its answer, and the names that decide its split."""
 
-    Args:
-        seen: phrasings for training; {k} is the constant, {it} what the part is applied to.
-        unseen: phrasings held out from training.
-        constants: what {k} may be.
-    """
+    instruction: str
+    reference: str
+    source: Source
+    composition: str
+    phrasing: str
 
-    name: str
-    code: str
-    seen: tuple[str, ...]
-    unseen: tuple[str, ...]
-    constants: tuple[int | str, ...] = ()
+    @property
+    def split(self) -> str | None:
+        """Where it belongs; None if both composition and phrasing are held out."""
+        new_composition, new_phrasing = _held_out(self.composition), _held_out(self.phrasing)
+        if new_composition and new_phrasing:
+            return None
+        return "compositions" if new_composition else "phrasings" if new_phrasing else "train"
 
 
-# Filters say which elements: "numbers {phrase}" or "{adjective} numbers".
-NUMBER_FILTERS = (
-    Part("all", "", ("the numbers in xs", "the elements of xs"), ("all values of xs",)),
-    Part(
-        "even",
-        "{x} % 2 == 0",
-        ("the even numbers in xs", "the numbers in xs that are even"),
-        ("every even element of xs",),
-    ),
-    Part(
-        "odd", "{x} % 2 == 1", ("the odd numbers in xs", "the numbers in xs that are odd"), ("every odd element of xs",)
-    ),
-    Part(
-        "positive",
-        "{x} > 0",
-        ("the positive numbers in xs", "the numbers in xs that are positive"),
-        ("every positive element of xs",),
-    ),
-    Part(
-        "negative",
-        "{x} < 0",
-        ("the negative numbers in xs", "the numbers in xs that are negative"),
-        ("every negative element of xs",),
-    ),
-    Part(
-        "above",
-        "{x} > {k}",
-        ("the numbers in xs greater than {k}", "the numbers in xs above {k}"),
-        ("each element of xs that exceeds {k}",),
-        (2, 3, 4, 5, 6, 7, 10),
-    ),
-    Part(
-        "below",
-        "{x} < {k}",
-        ("the numbers in xs less than {k}", "the numbers in xs below {k}"),
-        ("each element of xs smaller than {k}",),
-        (2, 3, 4, 5, 6, 7, 10),
-    ),
-    Part(
-        "divisible",
-        "{x} % {k} == 0",
-        ("the multiples of {k} in xs", "the numbers in xs divisible by {k}"),
-        ("each element of xs that {k} divides",),
-        (3, 4, 5, 7),
-    ),
-    Part(
-        "unequal",
-        "{x} != {k}",
-        ("the numbers in xs not equal to {k}", "the numbers in xs other than {k}"),
-        ("each element of xs except {k}",),
-        (0, 1, 2, 3),
-    ),
-)
-NUMBER_MAPS = (
-    Part("same", "{x}", ("{it}",), ("{it}",)),
-    Part("square", "{x} ** 2", ("the squares of {it}", "{it}, squared"), ("the second powers of {it}",)),
-    Part("cube", "{x} ** 3", ("the cubes of {it}", "{it}, cubed"), ("the third powers of {it}",)),
-    Part("double", "{x} * 2", ("the doubles of {it}", "{it}, doubled"), ("twice each of {it}",)),
-    Part(
-        "times", "{x} * {k}", ("{it}, times {k}", "{it}, multiplied by {k}"), ("{k} times each of {it}",), (3, 4, 5, 10)
-    ),
-    Part(
-        "plus", "{x} + {k}", ("{it}, plus {k}", "{it}, with {k} added"), ("{it}, increased by {k}",), (1, 2, 3, 5, 10)
-    ),
-    Part(
-        "minus",
-        "{x} - {k}",
-        ("{it}, minus {k}", "{it}, with {k} subtracted"),
-        ("{it}, decreased by {k}",),
-        (1, 2, 3, 5),
-    ),
-    Part("negated", "-{x}", ("the negatives of {it}", "{it}, negated"), ("{it}, with the sign changed",)),
-    Part(
-        "absolute",
-        "abs({x})",
-        ("the absolute values of {it}", "the sizes of {it} without sign"),
-        ("the magnitudes of {it}",),
-    ),
-    Part(
-        "half",
-        "{x} // 2",
-        ("{it}, halved and rounded down", "the halves of {it}, rounded down"),
-        ("the integer halves of {it}",),
-    ),
-    Part(
-        "last digit",
-        "abs({x}) % 10",
-        ("the last digits of {it}", "the final digits of {it}"),
-        ("the ones digits of {it}",),
-    ),
-)
-NUMBER_AGGREGATES = (
-    Part("list", "[{i}]", ("{it}", "a list of {it}"), ("{it} as a list",)),
-    Part("sum", "sum({i})", ("the sum of {it}", "the total of {it}"), ("what {it} add up to",)),
-    Part("largest", "max({i})", ("the largest of {it}", "the maximum of {it}"), ("the greatest of {it}",)),
-    Part("smallest", "min({i})", ("the smallest of {it}", "the minimum of {it}"), ("the least of {it}",)),
-    Part("sorted", "sorted({i})", ("{it} in ascending order", "{it}, sorted"), ("{it} from low to high",)),
-    Part(
-        "descending",
-        "sorted({j}, reverse=True)",
-        ("{it} in descending order", "{it}, sorted downwards"),
-        ("{it} from high to low",),
-    ),
-    Part(
-        "distinct",
-        "len(set({i}))",
-        ("the number of distinct values among {it}", "how many different values there are among {it}"),
-        ("the count of unique values among {it}",),
-    ),
-    Part(
-        "count",
-        "len([{i}])",
-        ("the number of values in {it}", "how many values there are in {it}"),
-        ("the count of {it}",),
-    ),
-)
-WORD_FILTERS = (
-    Part("all", "", ("the words", "the strings in words"), ("all entries of words",)),
-    Part(
-        "longer",
-        "len({x}) > {k}",
-        ("the words longer than {k} letters", "the words with more than {k} letters"),
-        ("each word whose length exceeds {k}",),
-        (3, 4, 5),
-    ),
-    Part(
-        "shorter",
-        "len({x}) < {k}",
-        ("the words shorter than {k} letters", "the words with fewer than {k} letters"),
-        ("each word whose length is below {k}",),
-        (4, 5, 6),
-    ),
-    Part(
-        "starting",
-        "{x}.startswith('{k}')",
-        ("the words starting with '{k}'", "the words that begin with '{k}'"),
-        ("each word whose first letter is '{k}'",),
-        ("a", "b", "c", "s", "t"),
-    ),
-    Part(
-        "ending",
-        "{x}.endswith('{k}')",
-        ("the words ending with '{k}'", "the words that end in '{k}'"),
-        ("each word whose last letter is '{k}'",),
-        ("e", "d", "s", "t", "y"),
-    ),
-    Part(
-        "containing",
-        "'{k}' in {x}",
-        ("the words containing '{k}'", "the words with an '{k}' in them"),
-        ("each word in which '{k}' occurs",),
-        ("a", "e", "i", "o", "r"),
-    ),
-    Part(
-        "without",
-        "'{k}' not in {x}",
-        ("the words not containing '{k}'", "the words without '{k}'"),
-        ("each word in which '{k}' is missing",),
-        ("a", "e", "i", "o", "r"),
-    ),
-)
-WORD_MAPS = (
-    Part("same", "{x}", ("{it}",), ("{it}",)),
-    Part("upper", "{x}.upper()", ("{it} in upper case", "{it}, in capitals"), ("{it}, written in capital letters",)),
-    Part(
-        "title", "{x}.title()", ("{it} in title case", "{it}, capitalised"), ("{it}, each with a capital first letter",)
-    ),
-    Part("reversed", "{x}[::-1]", ("{it}, reversed", "{it}, spelled backwards"), ("{it}, read from right to left",)),
-    Part("length", "len({x})", ("the lengths of {it}", "how long {it} are"), ("the letter counts of {it}",)),
-    Part("initial", "{x}[0]", ("the first letters of {it}", "the initials of {it}"), ("the opening letters of {it}",)),
-    Part(
-        "final", "{x}[-1]", ("the last letters of {it}", "the final letters of {it}"), ("the closing letters of {it}",)
-    ),
-    Part(
-        "prefix",
-        "{x}[:{k}]",
-        ("the first {k} letters of {it}", "{it}, cut to {k} letters"),
-        ("the leading {k} letters of {it}",),
-        (2, 3),
-    ),
-    Part(
-        "repeated",
-        "{x} * {k}",
-        ("{it}, each repeated {k} times", "{it}, repeated {k} times each"),
-        ("{k} copies of each of {it}",),
-        (2, 3),
-    ),
-)
-WORD_AGGREGATES = (
-    Part("list", "[{i}]", ("{it}", "a list of {it}"), ("{it} as a list",)),
-    Part("sorted", "sorted({i})", ("{it} in order", "{it}, sorted"), ("{it}, put in order",)),
-    Part(
-        "count",
-        "len([{i}])",
-        ("the number of values in {it}", "how many values there are in {it}"),
-        ("the count of {it}",),
-    ),
-    Part(
-        "distinct",
-        "len(set({i}))",
-        ("the number of distinct values among {it}", "how many different values there are among {it}"),
-        ("the count of unique values among {it}",),
-    ),
-    Part("greatest", "max({i})", ("the last in order of {it}", "the maximum of {it}"), ("what comes last among {it}",)),
-    Part("least", "min({i})", ("the first in order of {it}", "the minimum of {it}"), ("what comes first among {it}",)),
-    Part("set", "set({i})", ("the set of {it}", "{it}, as a set"), ("{it} without repeats, as a set",)),
-)
-TEXT_AGGREGATES = (
-    Part(
-        "joined",
-        "'{k}'.join({i})",
-        ("{it} joined with '{k}'", "{it} as one string with '{k}' between"),
-        ("{it}, glued together by '{k}'",),
-        ("-", ",", " ", "+"),
-    ),
-)
-FRAMES_SEEN = (
-    "Write a Python expression for {it}.",
-    "Give me {it}.",
-    "Python: {it}",
-    "I need {it}.",
-    "What expression gives {it}?",
-    "Compute {it}.",
-)
-FRAMES_UNSEEN = ("Please show how to get {it} in Python.", "Find {it}.", "One expression, please: {it}")
-KINDS = {
-    "xs": (NUMBER_FILTERS, NUMBER_MAPS, NUMBER_AGGREGATES),
-    "words": (WORD_FILTERS, WORD_MAPS, (*WORD_AGGREGATES, *TEXT_AGGREGATES)),
-}
-VARIABLES = {"xs": "x", "words": "w"}
+@dataclass(frozen=True)
+class _Plan:
+    source: Source
+    filter: Filter | None
+    map: Map | None
+    reduction: Reduction | None
+    constants: tuple[str, str, str]
+
+
+def draws(split: str, seed: int) -> Iterator[Drawn]:
+    """An endless sequence of instructions of a split, without repetition of an instruction."""
+    assert split in SPLITS
+    rng, seen = numpy_rng("expressions", split, seed), set[str]()
+    while True:
+        drawn = _phrase(_plan(rng), rng)
+        if drawn.split == split and drawn.instruction not in seen:
+            seen.add(drawn.instruction)
+            yield drawn
+
+
+def _held_out(name: str) -> bool:
+    return "+" in name and seed_for("held out", name) % HELD_OUT == 0
+
+
+def _pick(rng: np.random.Generator, options: Sequence[T]) -> T:
+    return options[int(rng.integers(len(options)))]
+
+
+def _constant(rng: np.random.Generator, operation: Filter | Map | Reduction | None) -> str:
+    if operation is None or not operation.constants:
+        return ""
+    chosen = _pick(rng, operation.constants)
+    return f"'{chosen}'" if chosen.isalpha() else chosen
+
+
+def _plan(rng: np.random.Generator) -> _Plan:
+    source = _pick(rng, SOURCES)
+    while True:
+        filter_ = _pick(rng, FILTERS[source.kind]) if rng.random() < 0.7 else None
+        map_ = _pick(rng, MAPS[source.kind]) if rng.random() < 0.6 else None
+        kind = map_.makes if map_ else source.kind
+        reduction = _pick(rng, REDUCTIONS[kind]) if rng.random() < 0.65 else None
+        if filter_ or map_ or reduction:
+            break
+    constants = (_constant(rng, filter_), _constant(rng, map_), _constant(rng, reduction))
+    return _Plan(source, filter_, map_, reduction, constants)
+
+
+# --- code ---------------------------------------------------------------------------------------------------------
+
+
+def _code(plan: _Plan) -> str:
+    """The reference expression."""
+    x, (kf, km, kr) = plan.source.element, plan.constants
+    value = plan.map.code.format(x=x, k=km) if plan.map else x
+    stream = f"{value} for {x} in {plan.source.code}"
+    if plan.filter:
+        stream += f" if {plan.filter.code.format(x=x, k=kf)}"
+    plain = plan.map is None and plan.filter is None
+    if plan.reduction is None:
+        return f"[{stream}]"
+    if plain:
+        whole = plan.source.code
+        if "{X}[" in plan.reduction.code and whole not in ("xs", "words", "s", "range(n)"):
+            whole = f"list({whole})" if not whole.endswith("split()") else whole
+        if whole == "range(n)" and plan.reduction.code.startswith("{X}["):
+            whole = "list(range(n))"
+        return plan.reduction.code.format(X=whole, k=kr)
+    return plan.reduction.code.format(X=stream if plan.reduction.streams else f"[{stream}]", k=kr)
+
+
+# --- words --------------------------------------------------------------------------------------------------------
+
+
+def _phrase(plan: _Plan, rng: np.random.Generator) -> Drawn:
+    steps = rng.random() < 0.25 and plan.reduction is not None and (plan.map or plan.filter)
+    words, form = (_steps if steps else _noun_phrase)(plan, rng)
+    operations = [op.name for op in (plan.filter, plan.map, plan.reduction) if op]
+    composition = f"{plan.source.kind}: " + " + ".join(operations)
+    return Drawn(words, _code(plan), plan.source, composition, form)
+
+
+def _noun_phrase(plan: _Plan, rng: np.random.Generator) -> tuple[str, str]:
+    """ "Give the sum of the squares of the even numbers in xs" and the names of the choices made."""
+    lead = int(rng.integers(len(LEADS)))
+    words, choices = _elements(plan, rng)
+    for operation, constant in ((plan.map, plan.constants[1]), (plan.reduction, plan.constants[2])):
+        if operation:
+            number = int(rng.integers(len(operation.phrases)))
+            words = _join(operation.phrases[number], words, constant)
+            choices.append(f"{operation.name}/{number}")
+    return LEADS[lead] + words, f"lead {lead} + " + " + ".join(choices)
+
+
+def _elements(plan: _Plan, rng: np.random.Generator) -> tuple[str, list[str]]:
+    """ "the even numbers in xs"."""
+    number = int(rng.integers(len(plan.source.nouns)))
+    noun, place = plan.source.nouns[number]
+    choices = [f"{plan.source.name}/{number}"]
+    if plan.filter is None:
+        return f"the {noun} {place}", choices
+    forms = [f"the {adjective} {noun} {place}" for adjective in plan.filter.adjectives]
+    forms += [f"the {noun} {place} {clause}" for clause in plan.filter.clauses]
+    form = int(rng.integers(len(forms)))
+    choices.append(f"{plan.filter.name}/{form}")
+    return forms[form].replace("{k}", plan.constants[0]), choices
+
+
+def _join(phrase: str, words: str, constant: str) -> str:
+    bare = words.removeprefix("the ")
+    constant = SEPARATOR_WORDS[constant] if constant in SEPARATORS else constant
+    if phrase.startswith(("the number of", "how many", "the distinct")):
+        words = bare
+    return phrase.replace("{X}", words).replace("{k}", constant)
+
+
+def _steps(plan: _Plan, rng: np.random.Generator) -> tuple[str, str]:
+    """ "Take the even numbers in xs, square each, then add them up" and the names of the choices made."""
+    words, choices = _elements(plan, rng)
+    parts = [f"Take {words}"]
+    assert plan.reduction is not None
+    for operation, constant in ((plan.map, plan.constants[1]), (plan.reduction, plan.constants[2])):
+        if operation:
+            constant = SEPARATOR_WORDS.get(constant, constant)
+            then = "then " if operation is plan.reduction else ""
+            parts.append(then + operation.verb.replace("{k}", constant))
+            choices.append(operation.name)
+    return ", ".join(parts), "steps + " + " + ".join(choices)

@@ -1,0 +1,166 @@
+"""What an answer is worth: a verifier's verdict, a reward model's score, and how "I don't know" is treated."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from foundling.core.errors import FoundlingError, nearest
+from foundling.core.rng import seed_for
+from foundling.evaluation.tasks import expressions
+from foundling.post_training.config import EXPRESSIONS, ReinforceConfig
+from foundling.post_training.data import Message, existing_file, read_rows
+
+POOL = 20_000  # instructions of a task to draw from
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """A prompt whose answers can be checked: by which verifier, with what data, and where it came from."""
+
+    id: str
+    messages: tuple[Message, ...]
+    verifier: str
+    data: Any
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Rewards of some answers, the share that a verifier passed for each, and reasons why others failed, counted."""
+
+    rewards: list[float]
+    passed: list[bool]
+    reasons: Counter[str]
+
+
+Score = Callable[[Sequence[Sequence[Message]]], list[float]]  # whole chats -> a reward model's scores
+
+
+def read_prompts(config: ReinforceConfig, skipped: Counter[str]) -> list[Prompted]:
+    """The prompts of `config.data`: rows {prompt, verifier, data}, or a task's instructions.
+
+    Raises:
+        FoundlingError: a row that cannot be verified (by file and line), or none at all.
+    """
+    prompts: list[Prompted] = []
+    for entry in config.data:
+        if entry == EXPRESSIONS:
+            items = expressions.generate("train", POOL, seed_for(config.seed, "reinforce") % 1000)
+            prompts += [Prompted(i.id, tuple(expressions.messages(i)), "expression", i) for i in items]
+        else:
+            path = existing_file(Path(entry).expanduser())
+            prompts += read_rows(path, as_prompted, config.invalid, skipped)
+    if len(prompts) < config.prompts:
+        raise FoundlingError(f"there are {len(prompts)} prompts", f"a step takes {config.prompts}", "Lower `prompts`")
+    return prompts
+
+
+def as_prompted(row: Any, where: str) -> Prompted:
+    """A row {prompt, verifier, data}. Raises FoundlingError, naming `where` and what is wrong."""
+    missing = {"prompt", "verifier", "data"} - set(row if isinstance(row, dict) else ())
+    if missing:
+        raise FoundlingError(f"{where}: {min(missing)} is missing", "a row has `prompt`, `verifier` and `data`")
+    if row["verifier"] not in VERIFIERS:
+        hint = nearest(str(row["verifier"]), VERIFIERS)
+        raise FoundlingError(f"{where}: unknown verifier {row['verifier']!r}", f"known: {', '.join(VERIFIERS)}", hint)
+    prompt = row["prompt"]
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    return Prompted(where, tuple(messages), row["verifier"], row["data"])
+
+
+def judge(prompts: Sequence[Prompted], answers: Sequence[str], config: ReinforceConfig, score: Score | None) -> Judged:
+    """Rewards of one answer to each prompt.
+
+    A verifier gives 1 for a right answer, `wrong_reward` for a wrong one and `unsure_reward` for one that says it does
+    not know: with wrong < unsure < 1, guessing pays only above a certain confidence. With a reward model its score is
+    the reward, and the verdict is only logged.
+
+    Raises:
+        FoundlingError: a reward that is no number, naming the prompt.
+    """
+    verdicts = _verify(prompts, answers)
+    passed = [verdict == "passed" for verdict in verdicts]
+    if score is None:
+        rewards = [_worth(p, a, config) for p, a in zip(passed, answers, strict=True)]
+    else:
+        chats = [[*p.messages, {"role": "assistant", "content": a}] for p, a in zip(prompts, answers, strict=True)]
+        rewards = score(chats)
+    for prompt, reward in zip(prompts, rewards, strict=True):
+        if not math.isfinite(reward):
+            raise FoundlingError(f"the reward of an answer to {prompt.id} is {reward}", "rewards are finite numbers")
+    return Judged(rewards, passed, Counter(verdict for verdict in verdicts if verdict != "passed"))
+
+
+def _worth(passed: bool, answer: str, config: ReinforceConfig) -> float:
+    if passed:
+        return 1.0
+    unsure = any(phrase.lower() in answer.lower() for phrase in config.unsure)
+    return config.unsure_reward if unsure else config.wrong_reward
+
+
+def _verify(prompts: Sequence[Prompted], answers: Sequence[str]) -> list[str]:
+    """Each answer's verdict, "passed" or why not; answers of one verifier are checked together."""
+    verdicts = [""] * len(prompts)
+    for name in sorted({prompt.verifier for prompt in prompts}):
+        mine = [i for i, prompt in enumerate(prompts) if prompt.verifier == name]
+        found = VERIFIERS[name]([prompts[i].data for i in mine], [answers[i] for i in mine])
+        for i, verdict in zip(mine, found, strict=True):
+            verdicts[i] = verdict
+    return verdicts
+
+
+def _expression(items: Sequence[Any], answers: Sequence[str]) -> list[str]:
+    return [outcome.verdict for outcome in expressions.grade(items, answers)]
+
+
+def _exact(data: Sequence[Any], answers: Sequence[str]) -> list[str]:
+    """The answer is one of the accepted texts, whatever the case and the blanks."""
+    accepted = [[wanted] if isinstance(wanted, str) else list(wanted) for wanted in data]
+    plain = [{_plain(text) for text in texts} for texts in accepted]
+    return ["passed" if _plain(a) in texts else "wrong" for a, texts in zip(answers, plain, strict=True)]
+
+
+def _contains(data: Sequence[Any], answers: Sequence[str]) -> list[str]:
+    """The answer contains the text."""
+    return ["passed" if _plain(str(d)) in _plain(a) else "wrong" for a, d in zip(answers, data, strict=True)]
+
+
+def _schema(data: Sequence[Any], answers: Sequence[str]) -> list[str]:
+    """The answer is JSON that a JSON Schema accepts."""
+    try:
+        from jsonschema import Draft202012Validator
+    except ImportError:
+        raise FoundlingError(
+            "the verifier `schema` needs the package jsonschema", fix="pip install jsonschema"
+        ) from None
+    verdicts = []
+    for schema, answer in zip(data, answers, strict=True):
+        value = _json(answer)
+        fits = value is not _BROKEN and Draft202012Validator(schema).is_valid(value)
+        verdicts.append("passed" if fits else "not JSON" if value is _BROKEN else "wrong")
+    return verdicts
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return _BROKEN
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split()).strip(" .")
+
+
+_BROKEN = object()
+VERIFIERS: dict[str, Callable[[Sequence[Any], Sequence[str]], list[str]]] = {
+    "expression": _expression,
+    "exact": _exact,
+    "contains": _contains,
+    "schema": _schema,
+}

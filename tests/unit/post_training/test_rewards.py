@@ -1,0 +1,68 @@
+"""Rewards: verifiers, "I don't know", and rewards that are no numbers."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from foundling.core.errors import FoundlingError
+from foundling.evaluation.tasks.expressions import generate
+from foundling.post_training.config import ReinforceConfig
+from foundling.post_training.reward_model import calibration_error
+from foundling.post_training.rewards import Prompted, as_prompted, judge
+
+
+def _prompted(verifier: str, data: Any) -> Prompted:
+    return as_prompted({"prompt": "q", "verifier": verifier, "data": data}, "rows.jsonl:1")
+
+
+def test_each_verifier_judges_its_own_prompts() -> None:
+    """Guards the routing of a mixed batch: every prompt is checked by its own verifier, failures keep their reason."""
+    pytest.importorskip("jsonschema", reason="the verifier `schema` needs jsonschema")
+    item = generate("train", 1)[0]
+    schema = {"type": "object", "required": ["a"], "properties": {"a": {"type": "integer"}}}
+    prompts = [
+        _prompted("exact", ["Paris", "paris, France"]), _prompted("contains", "42"), _prompted("schema", schema),
+        _prompted("schema", schema), _prompted("schema", schema), Prompted(item.id, (), "expression", item),
+        Prompted(item.id, (), "expression", item),
+    ]  # fmt: skip
+    answers = [" PARIS. ", "it is 42!", '{"a": 1}', '{"a": "1"}', "{", item.reference, "xs["]
+    judged = judge(prompts, answers, ReinforceConfig(), None)
+    assert judged.passed == [True, True, True, False, False, True, False]
+    assert judged.rewards == [1.0, 1.0, 1.0, 0.0, 0.0, 1.0, 0.0]
+    assert judged.reasons == {"wrong": 1, "not JSON": 1, "syntax": 1}
+
+
+def test_not_knowing_is_better_than_making_it_up() -> None:
+    """Guards the mix that punishes made-up answers: wrong < unsure < right."""
+    config = ReinforceConfig(wrong_reward=-1.0, unsure_reward=0.2)
+    prompts = [_prompted("exact", "x")] * 3
+    assert judge(prompts, ["x", "I don't know.", "y"], config, None).rewards == [1.0, 0.2, -1.0]
+
+
+def test_a_reward_that_is_no_number_names_the_prompt() -> None:
+    """Guards against NaN that spreads into the weights."""
+    with pytest.raises(FoundlingError, match=r"rows\.jsonl:1 is nan"):
+        judge([_prompted("exact", "x")], ["x"], ReinforceConfig(), lambda chats: [math.nan])
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [({"prompt": "q"}, "data"), ({"prompt": "q", "verifier": "exat", "data": 1}, "exact"), ([], "data")],
+)
+def test_rows_that_cannot_be_verified_are_named(row: Any, said: str) -> None:
+    """Guards the door: file and line, and the nearest verifier."""
+    with pytest.raises(FoundlingError, match=said) as caught:
+        as_prompted(row, "rows.jsonl:7")
+    assert "rows.jsonl:7" in str(caught.value)
+
+
+def test_calibration_error() -> None:
+    """Guards the two ends: a certain model that is right has none, one that is wrong has all."""
+    assert calibration_error(torch.full((10,), 50.0)) < 1e-6
+    assert calibration_error(torch.full((10,), -50.0)) > 0.99
+    half = torch.tensor([1e-3, -1e-3] * 5)
+    assert calibration_error(half) < 0.01
