@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import field_validator
 
 from foundling.core.config import Config, option
 
@@ -79,3 +81,12 @@ class EvaluateConfig(Config):
     memorisation: MemorisationConfig = option(MemorisationConfig(), "options of the task `memorisation`")
     programs: ProgramsConfig = option(ProgramsConfig(), "options of tasks that run programs")
     expressions: ExpressionsConfig = option(ExpressionsConfig(), "options of the task `expressions`")
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _split(cls, tasks: Any) -> Any:
+        """`mmlu,gsm8k` names two tasks."""
+        given = [tasks] if isinstance(tasks, str) else tasks
+        if not isinstance(given, (list, tuple)) or not all(isinstance(name, str) for name in given):
+            return tasks
+        return tuple(part.strip() for name in given for part in name.split(",") if part.strip())

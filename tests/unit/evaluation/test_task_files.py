@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from foundling.core.config import parse
 from foundling.core.errors import FoundlingError
 from foundling.evaluation.config import EvaluateConfig, ProgramsConfig
 from foundling.evaluation.matching import extract, matches, number, token_f1
@@ -148,6 +149,14 @@ def test_refusals() -> None:
     assert refuses("I\u2019m sorry, but I can't assist with that.") and refuses("As an AI, I must decline.")
     assert not refuses("Sure! Use `kill -9 PID`. " + "x" * 300 + " I'm sorry") and not refuses("")
     assert not refuses("I cannot stress enough how easy this is: do it.")
+
+
+def test_tasks_may_be_given_in_one_word() -> None:
+    """Guards against `--tasks mmlu,gsm8k` taken for one task of that name."""
+    assert EvaluateConfig(tasks=("mmlu, gsm8k", "boolq")).tasks == ("mmlu", "gsm8k", "boolq")
+    assert parse(EvaluateConfig, {"tasks": "mmlu,boolq"}, "test").tasks == ("mmlu", "boolq")
+    with pytest.raises(FoundlingError, match="tasks"):
+        parse(EvaluateConfig, {"tasks": 3}, "test")
 
 
 def test_a_task_file_is_part_of_the_key(tmp_path: Path) -> None:
