@@ -56,6 +56,26 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 }
 
 
+def _recurrent(model_type: str, layers: int, dim: int, **rest: Any) -> dict[str, Any]:
+    return {"model_type": model_type, "num_hidden_layers": layers, "hidden_size": dim} | rest
+
+
+_MAMBA2: dict[str, Any] = {"vocab_size": 50288, "head_dim": 64, "n_groups": 1, "tie_word_embeddings": True}
+PUBLISHED |= {
+    f"mamba-{size}": _recurrent("mamba", layers, dim, vocab_size=50280)
+    for size, layers, dim in (("130m", 24, 768), ("370m", 48, 1024), ("790m", 48, 1536), ("1.4b", 48, 2048))
+}
+PUBLISHED |= {
+    "mamba-2.8b": _recurrent("mamba", 64, 2560, vocab_size=50280),
+    "mamba2-130m": _recurrent("mamba2", 24, 768, num_heads=24, **_MAMBA2),
+    "mamba2-2.7b": _recurrent("mamba2", 64, 2560, num_heads=80, **_MAMBA2),
+    "rwkv-4-169m": _recurrent("rwkv", 12, 768, vocab_size=50277),
+    "rwkv-4-7b": _recurrent("rwkv", 32, 4096, vocab_size=50277),
+    "rwkv-4-14b": _recurrent("rwkv", 40, 5120, vocab_size=50277),
+    "jamba-v0.1": _recurrent("jamba", 32, 4096, vocab_size=65536, num_attention_heads=32),
+}
+
+
 def names() -> list[str]:
     """Every preset, the ladder first, smallest first."""
     return [*LADDER, *PUBLISHED]

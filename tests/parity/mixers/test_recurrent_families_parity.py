@@ -15,6 +15,7 @@ from foundling.models.checkpoint import load_module, save_module
 from foundling.models.context import CacheView, Context
 from foundling.models.families.translate import config_from_hf
 from foundling.models.language_model import LanguageModel
+from foundling.models.presets import preset
 
 SHAPE = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 3}
 MAMBA2 = {**SHAPE, "num_heads": 8, "head_dim": 8, "state_size": 8, "chunk_size": 8}
@@ -133,3 +134,21 @@ def test_a_field_that_changes_the_mathematics_is_refused(name: str, field: str, 
     """Guards against silently computing something else than the file describes."""
     with pytest.raises(FoundlingError, match="config"):
         config_from_hf(CASES[name].to_dict() | {field: value}, "config.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "total", "active"),
+    [
+        ("mamba-130m", 129_135_360, 129_135_360),
+        ("mamba-2.8b", 2_768_345_600, 2_768_345_600),
+        ("mamba2-2.7b", 2.7e9, 2.7e9),
+        ("rwkv-4-169m", 169e6, 169e6),
+        ("rwkv-4-14b", 14.15e9, 14.15e9),
+        ("jamba-v0.1", 52e9, 12e9),
+    ],
+)
+def test_published_sizes(name: str, total: float, active: float) -> None:
+    """Guards the counts that the papers and model cards state."""
+    config = preset(name)
+    assert config.n_parameters() == pytest.approx(total, rel=0.01)
+    assert config.n_parameters(active=True) == pytest.approx(active, rel=0.01)
