@@ -16,9 +16,10 @@ from foundling.models.families.translate import config_to_hf, read_config, read_
 from foundling.models.language_model import LanguageModel
 from foundling.models.quantized import QuantizedLinear, schemes_of
 from foundling.models.quantized_format import schemes_from_hf, schemes_to_hf
-from foundling.models.tensor_files import TensorFiles, write_tensors
+from foundling.models.tensor_files import TensorFiles, TensorSource, write_tensors
 from foundling.models.tensor_rules import Rule, expand
 
+GGUF_LINK = "model.gguf"  # a directory may hold its weights as GGUF instead: see `gguf_file.gguf_directory`
 GENERATION = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 # buffers that older files carry and that we recompute
 DERIVED = ("rotary_emb.inv_freq", "attn.bias", "attn.masked_bias", "attention.bias", "attention.masked_bias")
@@ -35,16 +36,26 @@ def load_module(path: Path | str, dtype: torch.dtype | None = torch.float32) -> 
         FoundlingError: naming missing, unexpected and misshapen tensors, or a damaged file.
     """
     directory, config = Path(path), read_config(path)
+    if (directory / GGUF_LINK).exists():
+        from foundling.models.gguf_file import load_gguf
+
+        return load_gguf(directory / GGUF_LINK, dtype)
     files = TensorFiles(directory)
     with torch.device("meta"):
         module = LanguageModel(config)
         _place_quantized(module, files)
+    return fill(module, _rules(config, set(module.state_dict())), files, dtype)
+
+
+def fill(
+    module: LanguageModel, rules: Sequence[Rule], source: TensorSource, dtype: torch.dtype | None
+) -> LanguageModel:
+    """Give a module on the meta device the tensors that concrete `rules` say, in evaluation mode."""
     shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
-    rules = _rules(config, set(shapes))
-    _check_names(rules, files, config)
+    _check_names(rules, source, module.config)
     tensors: dict[str, Tensor] = {}
     for rule in (rule for rule in rules if rule.ours):
-        tensors |= zip(rule.ours, _read(rule, files, [shapes[name] for name in rule.ours]), strict=True)
+        tensors |= zip(rule.ours, _read(rule, source, [shapes[name] for name in rule.ours]), strict=True)
     module.load_state_dict({name: _cast(tensor, dtype) for name, tensor in tensors.items()}, assign=True)
     return module.eval()
 
@@ -100,18 +111,18 @@ def _rules(config: ModelConfig, names: set[str]) -> list[Rule]:
     return expand(family_for(config.family).rules(config), max(config.n_layers, encoder), names)
 
 
-def _check_names(rules: Sequence[Rule], files: TensorFiles, config: ModelConfig) -> None:
+def _check_names(rules: Sequence[Rule], source: TensorSource, config: ModelConfig) -> None:
     wanted = {name for rule in rules if rule.ours for name in rule.theirs}
     known = {name for rule in rules for name in rule.theirs}
-    missing = sorted(wanted - files.names)
+    missing = sorted(wanted - source.names)
     if missing:
         raise FoundlingError(
-            f"{files.directory}: tensor {_some(missing)} missing", f"model_type {config.family!r} has it"
+            f"{source.directory}: tensor {_some(missing)} missing", f"model_type {config.family!r} has it"
         )
-    unexpected = sorted(name for name in files.names - known if not name.endswith(DERIVED))
+    unexpected = sorted(name for name in source.names - known if not name.endswith(DERIVED))
     if unexpected:
         raise FoundlingError(
-            f"{files.file_of(unexpected[0])}: unexpected tensor {_some(unexpected)}",
+            f"{source.file_of(unexpected[0])}: unexpected tensor {_some(unexpected)}",
             f"config.json describes a {config.family} model without it",
         )
 
@@ -121,13 +132,13 @@ def _some(names: list[str]) -> str:
     return f"{names[0]!r}{rest}"
 
 
-def _read(rule: Rule, files: TensorFiles, shapes: Sequence[torch.Size]) -> Sequence[Tensor]:
-    theirs = [files.get(name) for name in rule.theirs]
+def _read(rule: Rule, source: TensorSource, shapes: Sequence[torch.Size]) -> Sequence[Tensor]:
+    theirs = [source.get(name) for name in rule.theirs]
     ours = rule.read(theirs, shapes)
     for got, expected in zip(ours, shapes, strict=True):
         if got.shape != expected:
             raise FoundlingError(
-                f"{files.file_of(rule.theirs[0])}: tensor {rule.theirs[0]!r} has shape {tuple(theirs[0].shape)}",
+                f"{source.file_of(rule.theirs[0])}: tensor {rule.theirs[0]!r} has shape {tuple(theirs[0].shape)}",
                 f"config.json gives {' + '.join(str(tuple(shape)) for shape in shapes)}",
             )
     return ours

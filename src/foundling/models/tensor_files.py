@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -15,6 +16,25 @@ from foundling.core.units import human_bytes
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 5_000_000_000
+
+
+class TensorSource(Protocol):
+    """Tensors by name, of a directory of safetensors or of a GGUF file."""
+
+    directory: Path
+
+    @property
+    def names(self) -> set[str]:
+        """All tensors there are."""
+        ...
+
+    def file_of(self, name: str) -> Path:
+        """The file a tensor lies in."""
+        ...
+
+    def get(self, name: str) -> Tensor:
+        """The tensor."""
+        ...
 
 
 class TensorFiles:
