@@ -30,12 +30,12 @@ class Rung:
 
 
 LADDER = (
-    Rung("foundling-1m", 0.20, 0),
-    Rung("foundling-2m", 0.24, 1_200_000),
-    Rung("foundling-3m", 0.28, 2_500_000),
-    Rung("foundling-6m", 0.33, 8_000_000),
-    Rung("foundling-12m", 0.40, 30_000_000),
-    Rung("foundling-16m", 0.42, 60_000_000),
+    Rung("foundling-1m", 0.36, 0),
+    Rung("foundling-2m", 0.40, 1_500_000),
+    Rung("foundling-3m", 0.42, 6_000_000),
+    Rung("foundling-6m", 0.44, 16_000_000),
+    Rung("foundling-12m", 0.48, 50_000_000),
+    Rung("foundling-16m", 0.50, 100_000_000),
 )
 
 
@@ -55,5 +55,5 @@ def choose_size(budget_s: float, rates: Rates) -> tuple[str, int]:
         tokens = budget_s * rates.bf16 * rung.utilisation / flops
         if tokens < rung.tokens:
             break
-        chosen = (rung.preset, max(MIN_STEPS, min(MAX_STEPS, round(tokens / per_step, -1 if tokens > per_step * 100 else None))))
+        chosen = (rung.preset, min(MAX_STEPS, max(MIN_STEPS, 10 * round(tokens / per_step / 10))))
     return chosen

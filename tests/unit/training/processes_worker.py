@@ -41,16 +41,19 @@ class KillOnce(Causal):
         return super().batch(step)
 
 
-def main(tokens: str, out: str, options: str) -> None:
-    settings = json.loads(options)
-    kill = settings.pop("kill", -1)
-    config = TrainingConfig(**settings)
-    split, folder = TokenSplit(Path(tokens), "train"), Path(out)
-    arguments = (split, config.context, config.batch_size, config.seed)
-    objective = KillOnce(*arguments, mark=folder / "killed", step=kill)
-    module = build(shape(split.vocab_size), 0, zero_outputs=False)
-    log = folder / f"log{os.environ.get('RANK', '0')}.log.jsonl"
-    Trainer(module, objective, config, folder / "scratch", log=log).fit()
+def main(tokens: str, out: str, runs: str) -> None:
+    """Make every run of `runs`, {name: settings} as JSON, one after the other, in the folder `out`/name."""
+    split = TokenSplit(Path(tokens), "train")
+    for name, settings in json.loads(runs).items():
+        folder = Path(out) / name
+        folder.mkdir(parents=True, exist_ok=True)
+        kill = settings.pop("kill", -1)
+        config = TrainingConfig(**settings)
+        arguments = (split, config.context, config.batch_size, config.seed)
+        objective = KillOnce(*arguments, mark=folder / "killed", step=kill)
+        module = build(shape(split.vocab_size), 0, zero_outputs=False)
+        log = folder / f"log{os.environ.get('RANK', '0')}.log.jsonl"
+        Trainer(module, objective, config, folder / "scratch", log=log).fit()
 
 
 if __name__ == "__main__":
