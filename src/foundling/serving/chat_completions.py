@@ -12,10 +12,12 @@ from starlette.types import Scope
 from foundling.serving import replies, sampling
 from foundling.serving.answering import collect, server_sent
 from foundling.serving.errors import refused
+from foundling.serving.formats import grammar_of
 from foundling.serving.replies import Choice
 from foundling.serving.request_log import note_usage
 from foundling.serving.requests import ChatBody
 from foundling.serving.service import Service, Services
+from foundling.serving.tools import Tools, tools_of, with_tools
 
 if TYPE_CHECKING:
     from foundling.inference.requests import Event
@@ -28,11 +30,14 @@ async def answer(services: Services, body: ChatBody, http: HttpRequest) -> Respo
     service = services.pick(body.model)
     for index, message in enumerate(body.messages):
         service.rules.check_question(message.content or "", f"messages[{index}].content")
-    messages = [message.plain() for message in body.messages]
-    prompt = await service.render(messages)
-    request = Request(prompt, sampling.for_chat(body, len(prompt), service.context))
+    tools = await tools_of(body)
+    grammar = tools.grammar if tools else await grammar_of(body.response_format)
+    messages = with_tools([message.plain() for message in body.messages], tools, service.tokenizer.chat_template)
+    prompt = await service.render(messages, tools=tools.shown if tools else None)
+    request = Request(prompt, sampling.for_chat(body, len(prompt), service.context, grammar))
     if body.stream:
-        return await server_sent(service, [request], ChatStream(service, body, len(prompt), http.scope), http)
+        form = ChatStream(service, body, tools, len(prompt), http.scope)
+        return await server_sent(service, [request], form, http)
     if body.stream_options:
         raise refused("stream_options", "stream_options needs stream: true")
     choices = await collect(service, [request], http)
@@ -40,17 +45,18 @@ async def answer(services: Services, body: ChatBody, http: HttpRequest) -> Respo
     note_usage(http.scope, service, body.user, used)
     service.log_text(http.scope, messages, [choice.text for choice in choices])
     header = replies.Header("chatcmpl", "chat.completion", service.name)
-    return JSONResponse(header.reply([_whole(service, body, i, c) for i, c in enumerate(choices)], used))
+    return JSONResponse(header.reply([_whole(service, body, tools, i, c) for i, c in enumerate(choices)], used))
 
 
-def _whole(service: Service, body: ChatBody, index: int, choice: Choice) -> dict[str, Any]:
+def _whole(service: Service, body: ChatBody, tools: Tools | None, index: int, choice: Choice) -> dict[str, Any]:
     text = service.rules.clean_answer(choice.text)
-    return {
-        "index": index,
-        "message": {"role": "assistant", "content": text, "refusal": None},
-        "logprobs": _logprobs(service, body, choice),
-        "finish_reason": choice.finish_reason,
-    }
+    calls = tools.calls(text) if tools else None
+    message: dict[str, Any] = {"role": "assistant", "content": text if calls is None else None, "refusal": None}
+    if calls:
+        message["tool_calls"] = calls
+    reason = "tool_calls" if calls and choice.finish_reason == "stop" else choice.finish_reason
+    logprobs = _logprobs(service, body, choice)
+    return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason}
 
 
 def _logprobs(service: Service, body: ChatBody, part: Choice) -> dict[str, Any] | None:
@@ -60,8 +66,8 @@ def _logprobs(service: Service, body: ChatBody, part: Choice) -> dict[str, Any] 
 class ChatStream:
     """A chat answer in chunks: the role first, then text as it comes, then why it ended, then usage if asked for."""
 
-    def __init__(self, service: Service, body: ChatBody, prompt_tokens: int, scope: Scope) -> None:
-        self.service, self.body, self.scope = service, body, scope
+    def __init__(self, service: Service, body: ChatBody, tools: Tools | None, prompt_tokens: int, scope: Scope) -> None:
+        self.service, self.body, self.tools, self.scope = service, body, tools, scope
         self.header = replies.Header("chatcmpl", "chat.completion.chunk", service.name)
         self.prompt_tokens, self.completion_tokens = prompt_tokens, 0
         self.said = [""] * (body.n or 1)
@@ -79,11 +85,19 @@ class ChatStream:
         self.said[event.index] += part.text
         if self.service.rules.hold_answers:  # rules on answers need the whole of them
             part.text = self.service.rules.clean_answer(self.said[event.index]) if event.finish_reason else ""
+        said, reason = self.said[event.index], event.finish_reason
         logprobs = _logprobs(self.service, self.body, part) if part.tokens else None
+        if self.tools and said.startswith("{"):  # a call: sent as one piece when it is whole
+            calls = (self.tools.calls(said) or []) if reason else []
+            part.text = ""
+            if calls:
+                numbered = [{"index": number, **call} for number, call in enumerate(calls)]
+                yield self._chunk(event.index, {"tool_calls": numbered}, None, None)
+                reason = "tool_calls" if reason == "stop" else reason
         if part.text or logprobs:
-            yield self._chunk(event.index, {"content": part.text}, logprobs, None)
-        if event.finish_reason:
-            yield self._chunk(event.index, {}, None, event.finish_reason)
+            yield self._chunk(event.index, {"content": part.text} if part.text else {}, logprobs, None)
+        if reason:
+            yield self._chunk(event.index, {}, None, reason)
 
     def closing(self) -> Iterable[dict[str, Any]]:
         """The usage chunk, if it was asked for."""

@@ -52,6 +52,8 @@ def _failure(event: Event) -> ApiError:
     message = (event.completion.message if event.completion else "") or f"the engine gave up: {reason}"
     if reason == "prompt_too_long":
         return ApiError(400, message, param="messages", code="context_length_exceeded")
+    if reason == "bad_grammar":
+        return ApiError(400, message, param="response_format", code=reason)
     if reason == "out_of_blocks":
         return ApiError(503, message, kind="server_error", code=reason, headers={"Retry-After": "1"})
     return ApiError(500, message, kind="server_error", code=reason)

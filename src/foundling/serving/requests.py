@@ -182,6 +182,63 @@ class Message(Body):
         return {"content": "", **data}
 
 
+class JsonSchemaFormat(Body):
+    """The schema of a structured answer. Answers are held to it whether or not it says strict."""
+
+    name: Text
+    body: dict[str, Any] = Field(alias="schema")
+    description: Text | None = None
+    strict: bool | None = None
+
+
+class ResponseFormat(Body):
+    """What the answer must look like."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchemaFormat | None = None
+
+
+class Function(Body):
+    """A function that an answer may call; arguments are held to `parameters` whether or not it says strict."""
+
+    name: Annotated[str, Field(pattern="^[a-zA-Z0-9_-]{1,64}$")]
+    description: Text | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(Body):
+    """A tool; only functions are there."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class FunctionName(Body):
+    """Which function."""
+
+    name: Text
+
+
+class NamedTool(Body):
+    """A tool that must be called."""
+
+    type: Literal["function"]
+    function: FunctionName
+
+
+def _tool_choice(value: Any) -> Any:
+    """Told apart by hand, so that an error names the field and not the members of a union."""
+    return NamedTool.model_validate(value) if isinstance(value, dict) else value
+
+
+ToolChoice = Annotated[
+    Literal["none", "auto", "required"] | NamedTool | None,
+    BeforeValidator(_tool_choice),
+    WithJsonSchema({"anyOf": [{"enum": ["none", "auto", "required", None]}, {"type": "object"}]}),
+]
+
+
 class ChatBody(Sampling):
     """POST /v1/chat/completions."""
 
@@ -189,6 +246,10 @@ class ChatBody(Sampling):
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_ALTERNATIVES)
+    response_format: ResponseFormat | None = None
+    tools: list[Tool] | None = Field(None, max_length=128)
+    tool_choice: ToolChoice = None
+    parallel_tool_calls: bool | None = None
     store: Literal[False] | None = None
     service_tier: Literal["auto", "default"] | None = None
     modalities: list[Literal["text"]] | None = None

@@ -10,11 +10,12 @@ from foundling.serving.requests import ChatBody, CompletionBody, Sampling
 
 if TYPE_CHECKING:
     from foundling.inference.parameters import SamplingParams
+    from foundling.inference.structured.grammar import Grammar
 
 COMPLETION_MAX_TOKENS = 16  # OpenAI's default for /v1/completions; chat's is "what the context leaves"
 
 
-def for_chat(body: ChatBody, prompt_tokens: int, context: int) -> SamplingParams:
+def for_chat(body: ChatBody, prompt_tokens: int, context: int, grammar: Grammar | None) -> SamplingParams:
     """Sampling parameters of a chat request whose rendered prompt has `prompt_tokens` tokens."""
     if body.max_tokens is not None and body.max_completion_tokens is not None:
         raise refused("max_tokens", "give max_completion_tokens or max_tokens (its old name), not both")
@@ -24,7 +25,7 @@ def for_chat(body: ChatBody, prompt_tokens: int, context: int) -> SamplingParams
     room = _room(prompt_tokens, context, "messages")
     alternatives = (body.top_logprobs or 0) if body.logprobs else None
     name = "max_completion_tokens" if body.max_completion_tokens is not None else "max_tokens"
-    return _params(body, _fit(asked, room, context, name) or room, alternatives)
+    return _params(body, _fit(asked, room, context, name) or room, alternatives, grammar=grammar)
 
 
 def for_completion(body: CompletionBody, prompt_tokens: int, context: int) -> SamplingParams:
@@ -54,7 +55,11 @@ def _fit(asked: int | None, room: int, context: int, param: str) -> int | None:
 
 
 def _params(
-    body: Sampling, max_tokens: int, logprobs: int | None, prompt_logprobs: int | None = None
+    body: Sampling,
+    max_tokens: int,
+    logprobs: int | None,
+    prompt_logprobs: int | None = None,
+    grammar: Grammar | None = None,
 ) -> SamplingParams:
     from foundling.inference.parameters import SamplingParams
 
@@ -75,6 +80,7 @@ def _params(
             logit_bias=body.logit_bias,
             min_tokens=body.min_tokens or 0,
             prompt_logprobs=prompt_logprobs,
+            grammar=grammar,
             logprobs=logprobs,
             n=body.n or 1,
         )

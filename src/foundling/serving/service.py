@@ -54,7 +54,9 @@ class Service:
         self._refuse_hopeless(len(text.encode()), "prompt")
         return list((await run_in_threadpool(self.model.request, text)).prompt_ids)
 
-    async def render(self, messages: list[dict[str, Any]], answer: bool = True) -> list[int]:
+    async def render(
+        self, messages: list[dict[str, Any]], answer: bool = True, tools: list[dict[str, Any]] | None = None
+    ) -> list[int]:
         """The tokens of chat messages, ready for the model to answer.
 
         Raises:
@@ -64,7 +66,9 @@ class Service:
 
         self._refuse_hopeless(sum(len(str(message["content"]).encode()) for message in messages), "messages")
         try:
-            rendered = await run_in_threadpool(render, self.tokenizer, messages, add_generation_prompt=answer)
+            rendered = await run_in_threadpool(
+                render, self.tokenizer, messages, tools=tools, add_generation_prompt=answer
+            )
         except FoundlingError as error:
             raise ApiError(400, str(error), param="messages") from None
         return rendered.ids

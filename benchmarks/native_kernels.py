@@ -5,7 +5,7 @@ int8's there); 4 bits, batch 1: at least 1.3 times llama.cpp's Q4 (baselines: 11
 times, prefill at least 2 times transformers'. Weights are random: speed does not depend on their values. The peer runs
 in the same process, in turn with us; medians.
 
-    python benchmarks/kernels.py [--rounds 5] [--json out.json]
+    python benchmarks/native_kernels.py [--rounds 5] [--json out.json]
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def make(bits: int) -> LanguageModel:
 
 
 def our_step(module: LanguageModel, decoder: NativeDecoder) -> Step:
-    """One step over a paged cache: rows sequences, `new` tokens each after `past` cached ones; the last one's logits."""
+    """One step over a paged cache: `new` tokens of each row after `past` cached ones, and the last one's logits."""
     state = module.new_state(33, 1 + 32 * 40, BLOCK, torch.bfloat16, "cpu")
 
     def step(rows: int, new: int, past: int) -> None:
@@ -123,9 +123,8 @@ def main() -> None:
                 took = statistics.median(times)
                 share = megabytes[name] * 1e6 / took / bandwidth
                 results.append({"case": case, "who": name, "tokens_per_second": rows * new / took, "share": share})
-                print(
-                    f"{case:17} {name:18} {rows * new / took:8.0f} tokens/s {theirs / took:6.1f}x {share:5.0%} of bandwidth"
-                )
+                rate = rows * new / took
+                print(f"{case:17} {name:18} {rate:8.0f} tokens/s {theirs / took:6.1f}x {share:5.0%} of bandwidth")
     if arguments.json:
         arguments.json.write_text(json.dumps({"machine": hardware.describe(), "results": results}, indent=1))
 
