@@ -75,12 +75,23 @@ class KneserNey:
 
     def bits_per_byte(self, texts: Sequence[str]) -> float:
         """Mean of -log2 p over all bytes of `texts`."""
+        bits = self._bits(texts)
+        return float(bits.mean()) if len(bits) else 0.0
+
+    def bits_of(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """(texts,) mean of -log2 p over the bytes of each text."""
+        lengths = np.array([len(text.encode()) for text in texts], np.int64)
+        running = np.concatenate([[0.0], np.cumsum(self._bits(texts))])
+        ends = np.cumsum(lengths)
+        return (running[ends] - running[ends - lengths]) / np.maximum(lengths, 1)
+
+    def _bits(self, texts: Sequence[str]) -> NDArray[np.float64]:
         stream, starts = _stream(texts, self.order)
         codes = _codes(stream, self.order)[starts]
         probability = np.full(len(codes), 1 / 256)
         for n, level in enumerate(self._levels, 1):
             probability = _interpolate(level, codes & _mask(n), probability)
-        return float(-np.log2(probability).mean()) if len(codes) else 0.0
+        return -np.log2(probability)
 
 
 def _interpolate(level: _Level, grams: Codes, shorter: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -59,17 +59,26 @@ class Facts:
         return cls(*(np.ascontiguousarray(column) for column in rows.T))
 
 
-def run(block: Block, config: CorpusConfig, held_out: HeldOut, folder: Path) -> Path:
-    """Make a block's directory, unless an earlier run has finished it."""
-    target = folder / f"block-{block.number:06d}"
+def run(block: Block, config: CorpusConfig, held_out: HeldOut, scorers: Sequence[Rule], folder: Path) -> Path:
+    """Make a block's directory, unless an earlier run has finished it.
+
+    Args:
+        scorers: rules by trained models, which run after all others.
+    """
+    target = folder_of(block, folder)
     if target.is_dir():
         return target
     partial = folder / f"partial-{block.number:06d}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    _write(block, config, held_out, partial)
+    _write(block, [*rules_of(config), *scorers], config, held_out, partial)
     partial.rename(target)
     return target
+
+
+def folder_of(block: Block, folder: Path) -> Path:
+    """Where a finished block lies."""
+    return folder / f"block-{block.number:06d}"
 
 
 def rules_of(config: CorpusConfig) -> list[Rule]:
@@ -97,8 +106,8 @@ def _published(config: CorpusConfig) -> list[Rule]:
     return found
 
 
-def _write(block: Block, config: CorpusConfig, held_out: HeldOut, folder: Path) -> None:
-    quarantine, rules = Quarantine(), rules_of(config)
+def _write(block: Block, rules: Sequence[Rule], config: CorpusConfig, held_out: HeldOut, folder: Path) -> None:
+    quarantine = Quarantine()
     read: Counter[str] = Counter()
     edited: dict[str, Counter[str]] = {}
     documents_schema = pa.schema(dict.fromkeys(SCHEMA, pa.large_string()))

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import fnmatch
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +20,11 @@ import pyarrow as pa
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from foundling.core import progress
 from foundling.core.artifacts import Draft
 from foundling.core.errors import FoundlingError, nearest
 from foundling.core.files import write_json
 from foundling.core.stages import Inputs
-from foundling.corpus import block, duplicates, page, splits
+from foundling.corpus import block, duplicates, engines, mixture, page, quality, splits
 from foundling.corpus.block import Facts
 from foundling.corpus.columns import Ints
 from foundling.corpus.config import CorpusConfig
@@ -35,7 +32,6 @@ from foundling.corpus.decontaminate import HeldOut
 from foundling.corpus.documents import SCHEMA
 from foundling.corpus.rules.rule import explain
 from foundling.corpus.signatures import PERMUTATIONS, Signatures
-from foundling.corpus.sources import blocks
 
 # What becomes of a document; the order is that of REASONS.
 TRAIN, VALIDATION, EXACT, NEAR, CONTAMINATED = range(5)
@@ -56,30 +52,22 @@ def build(
     """
     items = held_out_prompts() if held_out_prompts and config.decontaminate else []
     held_out = HeldOut(items)
-    folders = _run_blocks(config, held_out, draft.scratch)
+    scorers, learned = quality.prepare(config)
+    folders = engines.run_blocks(config, held_out, scorers, draft.scratch / "blocks")
     counts = [block.read_counts(folder) for folder in folders]
     facts = Facts.load(folders)
     _refuse_empty(facts, folders, counts, config)
     fate, clusters = _decide(config, facts, folders)
     leaks = pl.Series([*items, ""], dtype=pl.String)[facts.contaminated_by]
-    _write_documents(draft.path, folders, fate, leaks)
+    uses, epochs = _mix(config, facts, folders, fate == TRAIN)
+    _write_documents(draft.path, folders, fate, uses, leaks)
     _write_quarantine(draft.path / "quarantine.jsonl", folders)
     report = _report(draft.path, counts, facts, fate, held_out)
+    report |= {"learned": learned, "epochs": epochs}
     write_json(draft.path / "report.json", report)
     page.write(draft.path, report, clusters, facts.sizes)
     draft.seeds["validation"] = config.seed
     draft.metrics |= {k: report[k] for k in ("train", "validation", "read", "dropped_share")}
-
-
-def _run_blocks(config: CorpusConfig, held_out: HeldOut, scratch: Path) -> list[Path]:
-    work = blocks(config)
-    workers = config.workers or min(os.cpu_count() or 1, 8)
-    made: list[Path] = []
-    with progress.task("read and filter", len(work), "blocks") as bar, ThreadPoolExecutor(workers) as pool:
-        for folder in pool.map(lambda item: block.run(item, config, held_out, scratch / "blocks"), work):
-            made.append(folder)
-            bar.advance()
-    return made
 
 
 def _refuse_empty(facts: Facts, folders: list[Path], counts: list[dict[str, Any]], config: CorpusConfig) -> None:
@@ -140,8 +128,29 @@ def _eligible(config: CorpusConfig, folders: list[Path]) -> NDArray[np.bool_]:
     return sources.is_in(matching).to_numpy()
 
 
-def _write_documents(path: Path, folders: list[Path], fate: NDArray[np.int8], leaks: pl.Series) -> None:
-    """`leaks`: (documents,) the evaluation item that each holds, shown in place of its beginning."""
+def _mix(
+    config: CorpusConfig, facts: Facts, folders: list[Path], train: NDArray[np.bool_]
+) -> tuple[Ints, dict[str, float]]:
+    """((documents,) how often each training document is used, epochs of each group)."""
+    if config.mixture is None:
+        return train.astype(np.int64), {}
+    column = pl.col("source") if config.mixture.by == "source" else pl.col("meta").str.json_path_match("$.language")
+    files = [folder / "documents.parquet" for folder in folders]
+    groups = pl.scan_parquet(files).select(column.fill_null("").alias("group")).collect()["group"].to_numpy()
+    names = sorted(set(groups[train].tolist()))
+    sizes = {name: int(facts.sizes[train & (groups == name)].sum()) for name in names}
+    epochs = mixture.plan(config.mixture, sizes)
+    used = mixture.uses(groups.tolist(), facts.ids.view(np.uint64), epochs)
+    return used * train, {name: round(value, 4) for name, value in epochs.items()}
+
+
+def _write_documents(path: Path, folders: list[Path], fate: NDArray[np.int8], uses: Ints, leaks: pl.Series) -> None:
+    """Write the splits and what was dropped.
+
+    Args:
+        uses: (documents,) how often each goes into train; the second use comes after the first of all others.
+        leaks: (documents,) the evaluation item that each holds, shown in place of its beginning.
+    """
     schema = pa.schema(dict.fromkeys(SCHEMA, pa.large_string()))
     writer = pa.parquet.ParquetWriter
     with (
@@ -156,12 +165,19 @@ def _write_documents(path: Path, folders: list[Path], fate: NDArray[np.int8], le
             for rows in block.rows_of(folder / "documents.parquet"):
                 part = pl.Series(fate[start : start + len(rows)])
                 start += len(rows)
-                train.write_table(rows.filter(part == TRAIN).to_arrow().cast(schema))
+                train.write_table(rows.filter(pl.Series(uses[start - len(rows) : start] > 0)).to_arrow().cast(schema))
                 validation.write_table(rows.filter(part == VALIDATION).to_arrow().cast(schema))
                 for code, reason in REASONS.items():
                     shown = leaks[start - len(rows) : start].filter(part == code) if code == CONTAMINATED else None
                     gone = explain(rows.filter(part == code), reason, shown).select(block.DROPPED_SCHEMA.names)
                     dropped.write_table(gone.to_arrow().cast(block.DROPPED_SCHEMA))
+        for epoch in range(1, int(uses.max(initial=0))):
+            start = 0
+            for folder in folders:
+                for rows in block.rows_of(folder / "documents.parquet"):
+                    again = pl.Series(uses[start : start + len(rows)] > epoch)
+                    start += len(rows)
+                    train.write_table(rows.filter(again).to_arrow().cast(schema))
 
 
 def _write_quarantine(path: Path, folders: list[Path]) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Literal
 
 from foundling.core.config import Config, option
+from foundling.corpus.mixture import Mixture
 from foundling.corpus.rules.config import (
     C4Quality,
     FineWebQuality,
     GopherQuality,
     GopherRepetition,
     Language,
+    Perplexity,
+    Quality,
     WebSignals,
 )
 
@@ -45,6 +48,8 @@ class CorpusConfig(Config):
     gopher_repetition: GopherRepetition | None = option(None, "Gopher's repetition rules")
     c4: C4Quality | None = option(None, "C4's rules")
     fineweb: FineWebQuality | None = option(None, "FineWeb's quality rules")
+    quality: Quality | None = option(None, "a quality classifier, learned from good examples")
+    perplexity: Perplexity | None = option(None, "a perplexity filter by an n-gram model")
     near_duplicates: float = option(
         0.8, "Jaccard similarity from which one of two documents goes; 0: keep all", ge=0, le=1
     )
@@ -53,5 +58,11 @@ class CorpusConfig(Config):
     validation_source: str | None = option(None, "take validation only from this source (a glob: `package:*`)")
     validation_bytes: int = option(800_000, "size of the validation split (0: none)", ge=0)
     validation_share: float = option(0.1, "the validation split takes at most this share of the text", ge=0, le=0.5)
+    mixture: Mixture | None = option(None, "how often each source or language is used in training")
     seed: int = option(0, "which documents are held out")
+    engine: Literal["local", "ray"] = option(
+        "local",
+        "where blocks run: this process's threads, or a Ray cluster that shares the store's disk",
+        affects_result=False,
+    )
     workers: int = option(0, "processes; 0: one for each core", affects_result=False, ge=0)

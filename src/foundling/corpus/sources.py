@@ -39,7 +39,10 @@ class Block:
 
 def outside(config: CorpusConfig) -> dict[str, str]:
     """Content hashes of everything that `config.data` names: part of the artifact's key."""
-    return {entry: _fingerprint(entry, config) for entry in config.data}
+    named = [*config.data]
+    named += config.quality.good if config.quality else ()
+    named += config.perplexity.reference if config.perplexity else ()
+    return {entry: _fingerprint(entry, config) for entry in named}
 
 
 def blocks(config: CorpusConfig) -> list[Block]:

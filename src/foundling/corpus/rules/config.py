@@ -81,3 +81,20 @@ class Language(Config):
 
     keep: tuple[str, ...] = option((), "ISO 639-1 codes to keep; none: only write the language into meta")
     min_score: float = option(0.65, "smallest probability of the best language", ge=0, le=1)
+
+
+class Quality(Config):
+    """A classifier that tells good examples from the corpus at large."""
+
+    good: tuple[str, ...] = option(help="files or globs with good examples", min_length=1)
+    keep_share: float = option(0.5, "share of the corpus that should pass", gt=0, le=1)
+    examples: int = option(2000, "texts of each kind to learn from, at most", ge=20)
+
+
+class Perplexity(Config):
+    """A byte n-gram model of reference texts; documents that it predicts badly go."""
+
+    reference: tuple[str, ...] = option(help="files or globs with reference text", min_length=1)
+    max_bits_per_byte: float = option(3.0, "documents that need more go", gt=0)
+    order: int = option(5, "longest n-gram in bytes", ge=1, le=8)
+    examples: int = option(2000, "reference texts to learn from, at most", ge=1)

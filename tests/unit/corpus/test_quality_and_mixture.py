@@ -1,0 +1,111 @@
+"""The quality classifier, the perplexity filter, and how often documents are used."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.unit.corpus.test_corpus_stage import make, texts
+
+from foundling.core.errors import FoundlingError
+from foundling.corpus.baselines import KneserNey
+from foundling.corpus.mixture import Mixture, plan, uses
+from foundling.corpus.quality import roc_auc, train_classifier
+from foundling.corpus.rules.config import Perplexity, Quality
+
+RNG = np.random.default_rng(3)
+
+
+def speech(topic: str, n: int = 60) -> str:
+    own = [f"{topic}{i}" for i in range(40)]
+    return " ".join(RNG.choice([*own, *(f"common{i}" for i in range(200))], n))
+
+
+def test_auc_counts_ordered_pairs() -> None:
+    assert roc_auc(np.array([0.1, 0.4, 0.35, 0.8]), np.array([0.0, 0, 1, 1])) == 0.75
+    assert roc_auc(np.array([1.0, 1.0]), np.array([0.0, 1.0])) == 0.5
+
+
+def test_the_classifier_tells_the_good_ones() -> None:
+    model = train_classifier([speech("good") for _ in range(100)], [speech("bad") for _ in range(100)], 0.3)
+    assert model.auc > 0.95
+    fresh = model.score(pl.Series([speech("good"), speech("bad")]))
+    assert fresh[0] > model.threshold > fresh[1] or fresh[0] > fresh[1]
+    same = train_classifier([speech("x") for _ in range(100)], [speech("x") for _ in range(100)], 0.3)
+    assert same.auc < 0.75  # nothing to tell: no classifier should pretend
+    with pytest.raises(FoundlingError, match="at least ten"):
+        train_classifier(["one"], ["two"] * 20, 0.5)
+
+
+def test_bits_of_each_text_equal_the_text_alone() -> None:
+    model = KneserNey([speech("a") for _ in range(5)], 4)
+    column = [speech("a"), "é", speech("zz")]
+    assert model.bits_of(column) == pytest.approx([model.bits_per_byte([text]) for text in column])
+
+
+def test_learned_filters_in_the_stage(tmp_path: Path) -> None:
+    (tmp_path / "good").mkdir()
+    for n in range(30):
+        (tmp_path / "good" / f"{n}.txt").write_text(speech("good"))
+    rows = [{"text": speech("good" if n % 2 else "bad"), "kind": n % 2} for n in range(80)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = (str(tmp_path / "rows.jsonl"),)
+    corpus = make(tmp_path / "s", data=data, validation_bytes=0, quality=Quality(good=(str(tmp_path / "good"),)))
+    kinds = [json.loads(m)["kind"] for m in pl.read_parquet(corpus.file("train.parquet"))["meta"]]
+    assert np.mean(kinds) > 0.8
+    report = json.loads(corpus.file("report.json").read_text())
+    assert report["learned"]["quality"]["auc"] > 0.6 and "quality: too low" in report["dropped"]
+    reference = Perplexity(reference=(str(tmp_path / "good"),), max_bits_per_byte=0.5)
+    with pytest.raises(FoundlingError, match="bits_per_byte: too high"):
+        make(tmp_path / "s", data=data, validation_bytes=0, perplexity=reference)
+
+
+def test_weights_temperature_and_cap() -> None:
+    sizes = {"web": 1000, "books": 100, "code": 10}
+    assert plan(Mixture(), sizes) == pytest.approx({"web": 1, "books": 1, "code": 1})
+    doubled = plan(Mixture(weights={"books": 2.0}), sizes)
+    assert doubled["books"] / doubled["web"] == pytest.approx(2)
+    even = plan(Mixture(temperature=1e6, max_epochs=1e9), sizes)
+    assert even["code"] * 10 == pytest.approx(even["web"] * 1000, rel=1e-3)
+    capped = plan(Mixture(temperature=1e6), sizes)
+    assert capped["code"] == 4 and sum(capped[g] * sizes[g] for g in sizes) == pytest.approx(1110)
+    assert plan(Mixture(epochs={"co*": 3.0}), sizes)["code"] == 3
+    assert sum(plan(Mixture(budget_bytes=500), sizes)[g] * sizes[g] for g in sizes) == pytest.approx(500)
+    with pytest.raises(FoundlingError, match="did you mean 'books'"):
+        plan(Mixture(weights={"bokks": 1.0}), sizes)
+
+
+@given(
+    sizes=st.dictionaries(st.text("abc", min_size=1, max_size=3), st.integers(1, 10**9), min_size=1, max_size=6),
+    temperature=st.floats(1, 10),
+    budget=st.integers(1, 10**10),
+)
+def test_a_plan_never_passes_the_cap_or_the_budget(sizes: dict[str, int], temperature: float, budget: int) -> None:
+    found = plan(Mixture(temperature=temperature, budget_bytes=budget), sizes)
+    used = sum(found[g] * sizes[g] for g in sizes)
+    assert max(found.values()) <= 4 + 1e-9
+    assert used == pytest.approx(min(budget, 4 * sum(sizes.values())), rel=1e-6)
+
+
+def test_fractional_epochs_use_a_share_of_the_documents() -> None:
+    ids = RNG.integers(0, 2**63, 4000).astype(np.uint64)
+    found = uses(["a"] * 2000 + ["b"] * 2000, ids, {"a": 2.5, "b": 0.25})
+    assert set(found[:2000].tolist()) == {2, 3} and set(found[2000:].tolist()) == {0, 1}
+    assert abs(found[:2000].mean() - 2.5) < 0.05 and abs(found[2000:].mean() - 0.25) < 0.05
+
+
+def test_a_mixture_in_the_stage(tmp_path: Path) -> None:
+    for name, n in (("a", 6), ("b", 6)):
+        rows = [json.dumps({"text": speech(f"{name}{i}")}) for i in range(n)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows))
+    data = (str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl"))
+    mixture = Mixture(epochs={"file:a*": 3.0, "file:b*": 1.0})
+    corpus = make(tmp_path / "s", data=data, validation_bytes=0, mixture=mixture)
+    found = texts(corpus)
+    assert len(found) == 24 and sorted(found.count(text) for text in set(found)) == [1] * 6 + [3] * 6
+    assert len(set(found[:12])) == 12  # a second use never stands right after the first
