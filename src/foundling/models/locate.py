@@ -1,4 +1,4 @@
-"""Where a model that is not in the store is: a hub id becomes a local directory."""
+"""Where a model that is not in the store is: a hub id, a GGUF file or a packaged model becomes a local directory."""
 
 from __future__ import annotations
 
@@ -6,18 +6,25 @@ import re
 from pathlib import Path
 
 from foundling.core.errors import FoundlingError
+from foundling.models.gguf_file import gguf_directory
+from foundling.models.packaged import PACKAGED, find_packaged
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.txt")  # never pickle
 
 
 def locate(spec: str) -> Path:
-    """The directory of a hub id such as "HuggingFaceTB/SmolLM2-135M", from the local cache or downloaded.
+    """The directory of a hub id such as "HuggingFaceTB/SmolLM2-135M", of a GGUF file or of a packaged model.
 
     Raises:
-        FoundlingError: `spec` is no hub id, or the hub has no such model or cannot be reached.
+        FoundlingError: `spec` is none of these, or its package is not installed, or the hub has no such model or cannot be reached.
     """
-    expected = "expected a directory, life/stage, a key prefix or a hub id (owner/name)"
+    if spec.lower() in PACKAGED:
+        found = find_packaged(spec.lower())
+        return gguf_directory(found) if found.suffix == ".gguf" else found
+    if spec.endswith(".gguf") and Path(spec).is_file():
+        return gguf_directory(spec)
+    expected = f"expected a directory, a .gguf file, life/stage, a key prefix, {', '.join(PACKAGED)} or a hub id"
     if not HUB_ID.fullmatch(spec):
         raise FoundlingError(f"there is no model {spec!r}", expected, "See `foundling list`")
     from huggingface_hub import snapshot_download
