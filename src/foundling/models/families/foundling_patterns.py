@@ -1,6 +1,7 @@
 """Stacks written as patterns: "mamba+mlp mamba+mlp attention+mlp" is three blocks, each mixer+feed-forward.
 
-A block without "+" has no feed-forward. No torch here.
+A block without "+" has no feed-forward. "attention+mlp:post" is a block in the style `post`, which says what else is
+special about it (the norms' places, cross attention, ...). No torch here.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from foundling.core.config import Config
+from foundling.core.config import Config, parse
 from foundling.core.errors import FoundlingError, nearest
 from foundling.models import config as model_config
 from foundling.models.config import AttentionConfig, BlockConfig, MLPConfig, RopeConfig
@@ -51,13 +52,20 @@ def usual_part(kind: str, dim: int) -> Config | None:
 
 
 def blocks_of(
-    pattern: str, dim: int, parts: Parts | None = None, *, repeat: int = 1, where: str = "pattern"
+    pattern: str,
+    dim: int,
+    parts: Parts | None = None,
+    *,
+    repeat: int = 1,
+    styles: Mapping[str, Mapping[str, Any]] | None = None,
+    where: str = "pattern",
 ) -> tuple[BlockConfig, ...]:
     """The blocks of a pattern.
 
     Args:
         parts: the parts' configs by the name that the pattern uses; the rest are `usual_part`s.
         repeat: how often the whole pattern follows itself.
+        styles: further fields of BlockConfig by the name that the pattern uses after a colon.
 
     Raises:
         FoundlingError: naming the block that cannot be read, or the part that is unknown or wrong.
@@ -65,35 +73,46 @@ def blocks_of(
     given = parts or {}
     blocks = []
     for block in pattern.split():
-        mixer, plus, ffn = block.partition("+")
+        what, colon, style = block.partition(":")
+        mixer, plus, ffn = what.partition("+")
         if not mixer or (plus and not ffn) or "+" in ffn:
             raise FoundlingError(f"{where}: block {block!r} of the pattern", "expected: mixer or mixer+feed-forward")
         made = _part(mixer, "mixer", dim, given, where), _part(ffn, "ffn", dim, given, where) if ffn else None
-        blocks.append(BlockConfig(mixer=made[0], ffn=made[1]))
+        extra = _style(style, styles or {}, where) if colon else {}
+        blocks.append(parse(BlockConfig, {"mixer": made[0], "ffn": made[1], **extra}, f"{where}: style {style!r}"))
     if not blocks or repeat < 1:
         raise FoundlingError(f"{where}: the pattern {pattern!r} times {repeat} has no block")
     return tuple(blocks) * repeat
 
 
-def pattern_of(blocks: Sequence[BlockConfig]) -> tuple[str, int, dict[str, dict[str, Any]]]:
-    """The shortest pattern, how often it repeats, and its parts: `blocks_of` undone."""
+def pattern_of(blocks: Sequence[BlockConfig]) -> dict[str, Any]:
+    """The shortest `pattern`, how often it must `repeat`, its `parts` and its `styles`: `blocks_of` undone."""
     parts: dict[str, dict[str, Any]] = {}
+    styles: dict[str, dict[str, Any]] = {}
     names = []
     for block in blocks:
-        mixer = _name_of(block.mixer, parts)
-        names.append(mixer if block.ffn is None else f"{mixer}+{_name_of(block.ffn, parts)}")
+        mixer, ffn = _name_of(block.mixer.kind, block.mixer.model_dump(mode="json"), parts), block.ffn
+        name = mixer if ffn is None else f"{mixer}+{_name_of(ffn.kind, ffn.model_dump(mode='json'), parts)}"
+        extra = block.model_dump(mode="json", exclude={"mixer", "ffn"}, exclude_defaults=True)
+        names.append(f"{name}:{_name_of('style', extra, styles)}" if extra else name)
     period = next(size for size in range(1, len(names) + 1) if names == names[:size] * (len(names) // size))
-    return " ".join(names[:period]), len(names) // period, parts
+    return {"pattern": " ".join(names[:period]), "repeat": len(names) // period, "parts": parts, "styles": styles}
 
 
-def _name_of(part: Config, parts: dict[str, dict[str, Any]]) -> str:
-    data = part.model_dump(mode="json")
+def _name_of(stem: str, data: dict[str, Any], known: dict[str, dict[str, Any]]) -> str:
     number = 1
     while True:
-        name = data["kind"] if number == 1 else f"{data['kind']}_{number}"
-        if parts.setdefault(name, data) == data:
+        name = stem if number == 1 else f"{stem}_{number}"
+        if known.setdefault(name, data) == data:
             return name
         number += 1
+
+
+def _style(name: str, styles: Mapping[str, Mapping[str, Any]], where: str) -> Mapping[str, Any]:
+    if name not in styles:
+        known = f"described: {', '.join(styles)}" if styles else ""
+        raise FoundlingError(f"{where}: style {name!r} is not described in `styles`", known, nearest(name, styles))
+    return styles[name]
 
 
 def _part(name: str, role: str, dim: int, given: Parts, where: str) -> Any:
