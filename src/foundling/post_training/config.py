@@ -43,9 +43,9 @@ class SFTConfig(TuningConfig):
     too_long: Policy = option("refuse", "an example longer than the context: refuse, skip (counted) or truncate")
     invalid: Literal["refuse", "skip"] = option("refuse", "a row that is no chat: refuse, or skip (counted)")
     steps: int = option(0, "optimizer steps; 0: as many as the epochs take", ge=0)
-    batch_size: int = option(16, "packed rows in one step", ge=1)
-    learning_rate: float = option(1e-3, "peak rate of AdamW: vectors, embeddings, head", gt=0, le=10)
-    matrix_learning_rate: float = option(0.01, "peak rate of Muon, for the matrices of the blocks", gt=0, le=10)
+    batch_size: int = option(4, "packed rows in one step: many small steps learn a format fastest", ge=1)
+    learning_rate: float = option(0.01, "peak rate of AdamW: vectors, embeddings, head", gt=0, le=10)
+    matrix_learning_rate: float = option(0.02, "peak rate of Muon, for the matrices of the blocks", gt=0, le=10)
     schedule: ScheduleName = option("linear", "shape of the learning rate over the steps")
 
 

@@ -60,8 +60,14 @@ def last_scores(model: Any, batch: Batch, count: int) -> Tensor:
     return scores * (last >= 0)[..., None]
 
 
-def score_texts(module: LanguageModel, texts: Sequence[Sequence[int]], pad_id: int, rows: int = 32) -> Tensor:
+def score_texts(module: LanguageModel, texts: Sequence[Sequence[int]], pad_id: int) -> Tensor:
     """The head's scores of whole texts, given as ids: (texts, labels), without gradients."""
+    with torch.inference_mode():
+        return module.head(last_hidden(module, texts, pad_id)).float()
+
+
+def last_hidden(module: LanguageModel, texts: Sequence[Sequence[int]], pad_id: int, rows: int = 32) -> Tensor:
+    """The hidden state at the last token of each text: (texts, dim), without gradients."""
     found = []
     with torch.inference_mode():
         for start in range(0, len(texts), rows):
@@ -70,5 +76,5 @@ def score_texts(module: LanguageModel, texts: Sequence[Sequence[int]], pad_id: i
             tokens = torch.tensor([[*ids, *[pad_id] * (width - len(ids))] for ids in part])
             lengths = torch.tensor([len(ids) for ids in part])
             hidden = module.hidden(tokens)  # padding stands behind, where a causal model does not see it
-            found.append(module.head(hidden[torch.arange(len(part)), lengths - 1]).float())
+            found.append(hidden[torch.arange(len(part)), lengths - 1])
     return torch.cat(found)

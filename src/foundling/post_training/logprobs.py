@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from foundling.models.context import Context
 from foundling.training.batch import Batch
@@ -33,7 +34,8 @@ def chosen_logprobs(hidden: Tensor, targets: Tensor, model: Any, temperature: fl
     """
     parameters = head_parameters(model)
     size = chunk or max(64, CHUNK_LOGITS // parameters[0].shape[0])
-    found: Tensor = _ChosenLogprobs.apply(hidden, targets, model.head, temperature, size, *parameters)
+    names = [next(name for name, p in model.named_parameters() if p is wanted) for wanted in parameters]
+    found: Tensor = _ChosenLogprobs.apply(hidden, targets, _Head(model, names), temperature, size, *parameters)
     return found
 
 
@@ -46,13 +48,31 @@ def sums_by_segment(logprobs: Tensor, segments: Tensor, count: int) -> Tensor:
     return sums.scatter_add(1, segments.clamp(min=0), logprobs)
 
 
+class _Head(nn.Module):
+    """A model's head on given parameters: the backward pass must use those of the forward pass, at its precision."""
+
+    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
+        super().__init__()
+        self.model, self.names = model, [f"model.{name}" for name in names]
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(n, dim) -> (n, vocab)."""
+        logits: Tensor = self.model.head(hidden)  # type: ignore[operator]
+        return logits
+
+    def on(self, parameters: Sequence[Tensor], hidden: Tensor) -> Tensor:
+        """The same, with these tensors in place of the model's own."""
+        logits: Tensor = functional_call(self, dict(zip(self.names, parameters, strict=True)), (hidden,))
+        return logits
+
+
 class _ChosenLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(  # type: ignore[override]
         ctx: Any,
         hidden: Tensor,
         targets: Tensor,
-        head: Callable[[Tensor], Tensor],
+        head: _Head,
         temperature: float,
         size: int,
         *parameters: Tensor,
@@ -74,7 +94,7 @@ class _ChosenLogprobs(torch.autograd.Function):
             part = slice(start, start + ctx.size)
             with torch.enable_grad():
                 leaf = hidden[part].detach().requires_grad_()
-                logits = ctx.head(leaf)
+                logits = ctx.head.on(parameters, leaf)
             # d log p(t) / d logits = (one-hot(t) − softmax(logits)) / temperature
             delta = _log_softmax(logits.detach(), ctx.temperature).exp_().neg_()
             delta.scatter_add_(-1, targets[part, None], torch.ones_like(delta[:, :1]))

@@ -1,0 +1,208 @@
+"""Fine-tuning speed and memory beside trl and peft: LoRA SFT and LoRA DPO of SmolLM2's shape at equal settings.
+
+    python benchmarks/post_training.py sft     # seconds a step and peak memory of both, alternating processes
+    python benchmarks/post_training.py dpo
+
+Both get the same directory (SmolLM2-135M's architecture, random weights: speed does not depend on them), the same
+texts of 256 tokens, batch 4, rank 8 on all linear layers, AdamW, bf16. Each side runs in a process of its own, in turn;
+the first step (compilation, allocation) is not counted. The last lines say how far ours is from the matrix rate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+CONTEXT, BATCH, RANK = 256, 4, 8
+PROMPT = "Tell me at some length what you know about the sea, its fishes, and the ships that sail on it. "
+ANSWER = "The sea is wide and deep. Many fishes live in it, some small, some larger than a house. "
+WORSE = "I do not know much about that, and what I know I would rather keep to myself for now. "
+TEMPLATE = (
+    "{%- for m in messages -%}{{ '<|im_start|>' + m['role'] + '\\n' }}"
+    "{%- if m['role'] == 'assistant' -%}{% generation %}{{ m['content'] + '<|im_end|>' }}{% endgeneration %}"
+    "{%- else -%}{{ m['content'] + '<|im_end|>' }}{%- endif -%}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"
+)
+
+
+def make_model(path: Path) -> None:
+    """SmolLM2-135M's shape with random weights and a byte tokenizer (the vocabulary of the head stays 49152)."""
+    from tokenizers import Tokenizer as Fast
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    from foundling.models.build import build
+    from foundling.models.checkpoint import save_module
+    from foundling.models.presets import preset
+    from foundling.tokenization.tokenizer import SPECIAL_TOKENS, Tokenizer
+
+    fast = Fast(models.BPE())
+    fast.pre_tokenizer, fast.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=260, special_tokens=list(SPECIAL_TOKENS), initial_alphabet=alphabet)
+    fast.train_from_iterator([PROMPT], trainer)
+    names = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "chat_template": TEMPLATE}
+    save_module(build(preset("smollm2-135m"), 0, zero_outputs=False), path)
+    Tokenizer(fast, names).save(path)
+
+
+def texts(number: int) -> tuple[str, str, str]:
+    """A prompt and two answers that make conversations of CONTEXT tokens, each example another one."""
+    ask = f"{number:04d} {PROMPT}"[:90]
+    room = CONTEXT - len(ask) - len("user\nassistant\n") - 4
+    return ask, (f"{number:04d} " + ANSWER * 4)[:room], (f"{number:04d} " + WORSE * 4)[:room]
+
+
+def ours(model: Path, method: str, steps: int, work: Path) -> list[float]:
+    """Seconds of each step of our stage."""
+    from foundling.core.artifacts import Artifact, Draft
+    from foundling.core.stages import Inputs
+    from foundling.post_training.config import PreferConfig, SFTConfig
+    from foundling.post_training.prefer import build_preferred
+    from foundling.post_training.sft import build_sft
+    from foundling.training.trainer import Trainer
+
+    taken: list[float] = []
+    step = Trainer._train_step
+
+    def timed(self: Trainer, number: int) -> Any:
+        begin = time.perf_counter()
+        result = step(self, number)
+        taken.append(time.perf_counter() - begin)
+        return result
+
+    Trainer._train_step = timed  # type: ignore[method-assign]
+    data = work / "rows.jsonl"
+    fields = ("prompt", "completion") if method == "sft" else ("prompt", "chosen", "rejected")
+    rows = [dict(zip(fields, texts(i), strict=False)) for i in range(steps * BATCH)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    width = CONTEXT if method == "sft" else 2 * CONTEXT
+    options: dict[str, Any] = {
+        "data": (str(data),), "context": width, "batch_size": BATCH, "steps": steps, "optimizer": "adamw",
+        "precision": "bf16", "adapter": {"rank": RANK, "alpha": 16}, "log_every": 1, "learning_rate": 1e-4,
+    }  # fmt: skip
+    draft = Draft(work / "files", work / "scratch", "0123456789abcdef")
+    draft.path.mkdir()
+    draft.scratch.mkdir()
+    inputs = Inputs({"base": Artifact.outside(model, "model")})
+    if method == "sft":
+        build_sft(SFTConfig(**options), inputs, draft)
+    else:
+        build_preferred(PreferConfig(**options), inputs, draft)
+    return taken
+
+
+def theirs(model: Path, method: str, steps: int, work: Path) -> list[float]:
+    """Seconds of each step of trl's trainer on a peft model."""
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+
+    class Clock(TrainerCallback):
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            self.begin = time.perf_counter()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            taken.append(time.perf_counter() - self.begin)
+
+    taken: list[float] = []
+    rows = [texts(i) for i in range(steps * BATCH)]
+    says = {
+        "user": lambda t: {"role": "user", "content": t},
+        "assistant": lambda t: {"role": "assistant", "content": t},
+    }
+    common = {
+        "output_dir": str(work), "per_device_train_batch_size": BATCH, "max_steps": steps, "use_cpu": True, "bf16": True,
+        "report_to": "none", "save_strategy": "no", "gradient_checkpointing": False, "learning_rate": 1e-4,
+        "max_length": CONTEXT, "disable_tqdm": True,
+    }  # fmt: skip
+    lora = LoraConfig(r=RANK, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
+    base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    trainer: Any
+    if method == "sft":
+        chats = [{"messages": [says["user"](p), says["assistant"](a)]} for p, a, _ in rows]
+        options = SFTConfig(assistant_only_loss=True, **common)
+        trainer = SFTTrainer(
+            base, options, train_dataset=Dataset.from_list(chats), processing_class=tokenizer, peft_config=lora,
+            callbacks=[Clock()],
+        )  # fmt: skip
+    else:
+        pairs = [
+            {"prompt": [says["user"](p)], "chosen": [says["assistant"](a)], "rejected": [says["assistant"](b)]}
+            for p, a, b in rows
+        ]
+        trainer = DPOTrainer(
+            base, args=DPOConfig(**common), train_dataset=Dataset.from_list(pairs), processing_class=tokenizer,
+            peft_config=lora, callbacks=[Clock()],
+        )  # fmt: skip
+    trainer.train()
+    return taken
+
+
+def child(side: str, model: Path, method: str, steps: int) -> dict[str, Any]:
+    """One side in a process of its own."""
+    command = [sys.executable, __file__, method, "--side", side, "--model", str(model), "--steps", str(steps)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"TOKENIZERS_PARALLELISM": "false"})
+    if done.returncode:
+        raise SystemExit(done.stderr[-3000:])
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def main() -> None:
+    """Run both sides in turn and print the ratio."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("method", choices=("sft", "dpo"))
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--side", choices=("ours", "theirs"))
+    parser.add_argument("--model", type=Path)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.side:
+            run = ours if arguments.side == "ours" else theirs
+            taken = run(arguments.model, arguments.method, arguments.steps, Path(folder))
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            print(json.dumps({"seconds": taken[1:], "peak": peak}))
+            return
+        model = arguments.model or Path(folder) / "model"
+        if not model.exists():
+            make_model(model)
+        compare(model, arguments.method, arguments.steps, arguments.rounds)
+
+
+def compare(model: Path, method: str, steps: int, rounds: int) -> None:
+    """Medians over all steps of all rounds."""
+    from foundling.core import hardware
+    from foundling.models.presets import preset
+
+    results: dict[str, list[dict[str, Any]]] = {"ours": [], "theirs": []}
+    for _ in range(rounds):
+        for side, found in results.items():
+            found.append(child(side, model, method, steps))
+    step = {s: statistics.median(t for r in found for t in r["seconds"]) for s, found in results.items()}
+    peak = {s: max(r["peak"] for r in found) for s, found in results.items()}
+    tokens = BATCH * CONTEXT * (2 if method == "dpo" else 1)
+    # forward, and backward to the inputs only: the base's weights need no gradients
+    flops = 2 * preset("smollm2-135m").flops_per_token(CONTEXT) * tokens
+    rate = hardware.measure().bf16
+    print(f"LoRA {method} on SmolLM2-135M's shape, rank {RANK}, batch {BATCH} x {CONTEXT} tokens, bf16, median step")
+    for side, name in (("ours", "foundling"), ("theirs", "trl + peft")):
+        used = flops / step[side] / rate
+        print(f"  {name:12} {step[side]:6.2f} s   {used:4.0%} of the bf16 rate   peak {peak[side] / 2**30:.2f} GiB")
+    print(f"  speed ratio {step['theirs'] / step['ours']:.2f}, memory ratio {peak['ours'] / peak['theirs']:.2f}")
+
+
+if __name__ == "__main__":
+    main()
