@@ -14,6 +14,7 @@ from foundling.core.errors import FoundlingError
 LIFE = "A whole life"
 STAGE = "One stage"
 USE = "Use a model"
+STUDY = "Studies"
 STORE = "What there is"
 
 VERBS: dict[str, tuple[str, str, str]] = {
@@ -27,9 +28,16 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "pretrain": ("foundling.cli.stages:pretrain", "Train a model on text.", STAGE),
     "sft": ("foundling.cli.stages:sft", "Fine-tune on instructions and answers.", STAGE),
     "prefer": ("foundling.cli.stages:prefer", "Learn from preferences (DPO).", STAGE),
+    "reward": ("foundling.cli.stages:reward", "Train a reward model on preferences.", STAGE),
     "reinforce": ("foundling.cli.stages:reinforce", "Learn from verifiable rewards (GRPO).", STAGE),
     "evaluate": ("foundling.cli.stages:evaluate", "Score a model, with intervals and baselines.", STAGE),
     "compress": ("foundling.cli.stages:compress", "Quantize a model.", STAGE),
+    "compare-architectures": (
+        "foundling.cli.stages:compare_architectures",
+        "What each design buys, at equal cost.",
+        STUDY,
+    ),
+    "probe-architectures": ("foundling.cli.stages:probe_architectures", "The papers' probing tasks, trained.", STUDY),
     "generate": ("foundling.cli.use:generate", "Continue a text, or answer a message.", USE),
     "chat": ("foundling.cli.use:chat", "Talk to a model in the terminal.", USE),
     "serve": ("foundling.cli.use:serve", "Serve a model behind an OpenAI-compatible URL.", USE),

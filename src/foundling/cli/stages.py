@@ -137,6 +137,7 @@ def _model_argument() -> inspect.Parameter:
 
 def __getattr__(name: str) -> Callable[..., None]:
     """`foundling.cli.stages.pretrain` is the command of the stage `pretrain`."""
-    if name in STAGES:
-        return stage_command(name)
+    verb = name.replace("_", "-")
+    if verb in STAGES:
+        return stage_command(verb)
     raise AttributeError(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -37,7 +38,7 @@ class Comparison:
     n: int
     p: float
     p_adjusted: float
-    effect_size: float
+    effect_size: float | None  # mean difference over its standard deviation; None where that is zero
     verdict: Verdict
     items_to_tell: int | None
 
@@ -109,7 +110,7 @@ def _compare_metric(
         n=len(both),
         p=p,
         p_adjusted=p,
-        effect_size=statistics.effect_size(differences),
+        effect_size=effect if math.isfinite(effect := statistics.effect_size(differences)) else None,
         verdict="cannot tell",
         items_to_tell=statistics.items_to_tell(differences),
     )
