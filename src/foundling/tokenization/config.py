@@ -8,12 +8,17 @@ from foundling.core.config import Config, option
 
 
 class TokenizerConfig(Config):
-    """A corpus -> a byte-level BPE tokenizer."""
+    """A corpus -> a tokenizer."""
 
-    vocab_size: int = option(4096, "tokens in the vocabulary, special ones included", ge=259, le=1_000_000)
+    kind: Literal["bpe", "unigram", "wordpiece", "bytes", "characters"] = option(
+        "bpe", "byte-level BPE, byte-level unigram, WordPiece, single bytes, or single characters (proteins)"
+    )
+    vocab_size: int = option(4096, "tokens in the vocabulary, special ones included", ge=4, le=1_000_000)
     pre_tokenizer: Literal["gpt2", "llama3"] = option(
         "gpt2", "how text is cut before merging: GPT-2's or Llama 3's pattern (llama.cpp knows both)"
     )
+    split_digits: bool = option(False, "every digit is a token of its own")
+    special_tokens: tuple[str, ...] = option((), "further control tokens, such as [MASK]")
     sample_bytes: int = option(100_000_000, "train on at most this much text, evenly spread over the corpus", gt=0)
     min_frequency: int = option(2, "a pair must occur this often to be merged", ge=1)
 

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import tokenizers
-from tokenizers import Regex, decoders, models, pre_tokenizers, processors, trainers
 
 from foundling.core import progress
 from foundling.core.artifacts import Artifact, Draft
@@ -16,13 +14,9 @@ from foundling.core.files import write_json
 from foundling.core.stages import Inputs
 from foundling.tokenization.chat import CHATML
 from foundling.tokenization.config import TokenizerConfig
-from foundling.tokenization.tokenizer import ENDOFTEXT, SPECIAL_TOKENS, TURN_END, Tokenizer, byte_alphabet
+from foundling.tokenization.kinds import UNKNOWN, train_fast
+from foundling.tokenization.tokenizer import ENDOFTEXT, TURN_END, Tokenizer
 
-# Llama 3's pattern (also cl100k's, with at most three digits together), as in its tokenizer.json.
-LLAMA3_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 _REPORT_BYTES = 4_000_000
 _BATCH_ROWS = 256
 
@@ -40,28 +34,20 @@ def build(config: TokenizerConfig, inputs: Inputs, draft: Draft) -> None:
 
 
 def train(texts: Iterator[str], config: TokenizerConfig) -> Tokenizer:
-    """A byte-level BPE tokenizer (Sennrich et al. 2016 on bytes, as GPT-2's).
-
-    Raises:
-        FoundlingError: the text is too small for the vocabulary.
-    """
-    fast = tokenizers.Tokenizer(models.BPE())
-    fast.pre_tokenizer = _pre_tokenizer(config.pre_tokenizer)
-    fast.decoder = decoders.ByteLevel()
-    fast.post_processor = processors.ByteLevel(trim_offsets=False)
-    trainer = trainers.BpeTrainer(
-        vocab_size=config.vocab_size,
-        min_frequency=config.min_frequency,
-        special_tokens=list(SPECIAL_TOKENS),
-        initial_alphabet=sorted(byte_alphabet().values()),
-        show_progress=False,
-    )
+    """A tokenizer of the config's kind, with our special tokens and the ChatML template."""
     with progress.task("train the tokenizer"):
-        fast.train_from_iterator(texts, trainer)
+        fast = train_fast(texts, config)
     found = fast.get_vocab_size()
-    if found < config.vocab_size:
+    if found < config.vocab_size and config.kind not in ("bytes", "characters"):
         progress.say(f"The text gives only {found} tokens, not {config.vocab_size}: no other pair occurs often enough.")
-    settings = {"eos_token": TURN_END, "pad_token": ENDOFTEXT, "bos_token": None, "clean_up_tokenization_spaces": False}
+    settings: dict[str, Any] = {
+        "eos_token": TURN_END,
+        "pad_token": ENDOFTEXT,
+        "bos_token": None,
+        "clean_up_tokenization_spaces": False,
+    }
+    if fast.token_to_id(UNKNOWN) is not None:
+        settings["unk_token"] = UNKNOWN
     return Tokenizer(fast, {**settings, "chat_template": CHATML})
 
 
@@ -79,13 +65,6 @@ def measure(tokenizer: Tokenizer, texts: list[str]) -> dict[str, Any]:
         "characters_per_token": round(sum(map(len, texts)) / max(tokens, 1), 4),
         "vocabulary_used": round(used / tokenizer.vocab_size, 4),
     }
-
-
-def _pre_tokenizer(name: str) -> pre_tokenizers.PreTokenizer:
-    if name == "gpt2":
-        return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    split = pre_tokenizers.Split(Regex(LLAMA3_PATTERN), behavior="isolated")
-    return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 
 
 def _sample(path: Path, limit: int) -> Iterator[str]:
