@@ -7,6 +7,7 @@ from typing import Any
 from foundling.core.errors import FoundlingError, nearest
 from foundling.models.config import AttentionConfig, MLPConfig, ModelConfig, NormConfig, RopeConfig, uniform_blocks
 from foundling.models.families.translate import config_from_hf
+from foundling.models.published import PUBLISHED as TRANSFORMERS
 
 # name: (layers, dim, heads, kv heads, feed-forward width). The name counts the blocks' parameters; embeddings come on
 # top. Heads are 32-64 wide and widths multiples of 64, which the matrix kernels like.
@@ -21,51 +22,17 @@ LADDER = {
     "foundling-16m": (8, 448, 7, 1, 1152),
 }
 
-_LLAMA: dict[str, Any] = {"model_type": "llama", "rms_norm_eps": 1e-5}
-_QWEN3: dict[str, Any] = {"model_type": "qwen3", "rope_theta": 1e6, "head_dim": 128}
-_KEYS = (
-    "num_hidden_layers",
-    "hidden_size",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "intermediate_size",
-    "vocab_size",
-    "max_position_embeddings",
-)
-
-
-def _row(*values: int, **rest: Any) -> dict[str, Any]:
-    return dict(zip(_KEYS, values, strict=True)) | rest
-
-
-PUBLISHED: dict[str, dict[str, Any]] = {
-    "smollm2-135m": _LLAMA | _row(30, 576, 9, 3, 1536, 49152, 8192, tie_word_embeddings=True, rope_theta=1e5),
-    "smollm2-360m": _LLAMA | _row(32, 960, 15, 5, 2560, 49152, 8192, tie_word_embeddings=True, rope_theta=1e5),
-    "smollm2-1.7b": _LLAMA | _row(24, 2048, 32, 32, 8192, 49152, 8192, tie_word_embeddings=True, rope_theta=1.3e5),
-    "llama-2-7b": _LLAMA | _row(32, 4096, 32, 32, 11008, 32000, 4096),
-    "llama-2-13b": _LLAMA | _row(40, 5120, 40, 40, 13824, 32000, 4096),
-    "llama-2-70b": _LLAMA | _row(80, 8192, 64, 8, 28672, 32000, 4096),
-    "llama-3-8b": _LLAMA | _row(32, 4096, 32, 8, 14336, 128256, 8192, rope_theta=5e5),
-    "llama-3-70b": _LLAMA | _row(80, 8192, 64, 8, 28672, 128256, 8192, rope_theta=5e5),
-    "qwen3-0.6b": _QWEN3 | _row(28, 1024, 16, 8, 3072, 151936, 40960, tie_word_embeddings=True),
-    "qwen3-1.7b": _QWEN3 | _row(28, 2048, 16, 8, 6144, 151936, 40960, tie_word_embeddings=True),
-    "qwen3-4b": _QWEN3 | _row(36, 2560, 32, 8, 9728, 151936, 40960, tie_word_embeddings=True),
-    "qwen3-8b": _QWEN3 | _row(36, 4096, 32, 8, 12288, 151936, 40960),
-    "qwen3-14b": _QWEN3 | _row(40, 5120, 40, 8, 17408, 151936, 40960),
-    "qwen3-32b": _QWEN3 | _row(64, 5120, 64, 8, 25600, 151936, 40960),
-}
-
 
 def _recurrent(model_type: str, layers: int, dim: int, **rest: Any) -> dict[str, Any]:
     return {"model_type": model_type, "num_hidden_layers": layers, "hidden_size": dim} | rest
 
 
 _MAMBA2: dict[str, Any] = {"vocab_size": 50288, "head_dim": 64, "n_groups": 1, "tie_word_embeddings": True}
-PUBLISHED |= {
+RECURRENT: dict[str, dict[str, Any]] = {
     f"mamba-{size}": _recurrent("mamba", layers, dim, vocab_size=50280)
     for size, layers, dim in (("130m", 24, 768), ("370m", 48, 1024), ("790m", 48, 1536), ("1.4b", 48, 2048))
 }
-PUBLISHED |= {
+RECURRENT |= {
     "mamba-2.8b": _recurrent("mamba", 64, 2560, vocab_size=50280),
     "mamba2-130m": _recurrent("mamba2", 24, 768, num_heads=24, **_MAMBA2),
     "mamba2-2.7b": _recurrent("mamba2", 64, 2560, num_heads=80, **_MAMBA2),
@@ -74,6 +41,9 @@ PUBLISHED |= {
     "rwkv-4-14b": _recurrent("rwkv", 40, 5120, vocab_size=50277),
     "jamba-v0.1": _recurrent("jamba", 32, 4096, vocab_size=65536, num_attention_heads=32),
 }
+
+
+PUBLISHED = TRANSFORMERS | RECURRENT
 
 
 def names() -> list[str]:
@@ -101,6 +71,30 @@ def preset(name: str, *, vocab_size: int | None = None, max_positions: int = 204
     if vocab_size not in (None, config.vocab_size):
         raise FoundlingError(f"preset {name!r} has a vocabulary of {config.vocab_size}, not {vocab_size}")
     return config
+
+
+def table(context: int = 4096) -> list[dict[str, Any]]:
+    """One row per published preset: its shape and its cost at a context length, for `foundling models`."""
+    rows = []
+    for name in PUBLISHED:
+        config = preset(name)
+        ffn = next((block.ffn for block in config.blocks if block.ffn is not None), None)
+        rows.append(
+            {
+                "name": name,
+                "family": config.family,
+                "blocks": config.n_layers + (len(config.encoder.blocks) if config.encoder else 0),
+                "width": config.dim,
+                "ffn": ffn.hidden if ffn is not None else None,
+                "vocabulary": config.vocab_size,
+                "context": config.max_positions,
+                "parameters": config.n_parameters(),
+                "active": config.n_parameters(active=True),
+                "flops_per_token": config.flops_per_token(context),
+                "kv_bytes_per_token": config.kv_bytes_per_token(),
+            }
+        )
+    return rows
 
 
 def _rung(name: str, vocab_size: int, max_positions: int) -> ModelConfig:
