@@ -179,7 +179,8 @@ def _tables(results: dict[str, dict[str, Any]], config: ProbesConfig) -> Iterato
         yield "| design | " + " | ".join(times) + " |\n|---|" + "---|" * len(times)
         for design, by_time in found.items():
             yield f"| {design} | " + " | ".join(_cell(by_time[time]) for time in times) + " |"
-        yield f"\nAccuracy by length, {config.seeds} seeds (lowest–highest); chance {chance_of(task):.2f}.\n"
+        seeds = "one seed" if config.seeds == 1 else f"{config.seeds} seeds (lowest–highest)"
+        yield f"\nAccuracy by length, {seeds}; chance {chance_of(task):.2f}.\n"
 
 
 def _cell(score: dict[str, Any]) -> str:
