@@ -55,9 +55,14 @@ def gpt2_tokenizer() -> Tokenizer:
 
 
 def requests_of(task_name: str, items: int) -> list[Request]:
-    """All requests of the first items of a task."""
+    """All requests of the first items of a task; of MMLU's subject whose prompts are of median length."""
     [task] = make_tasks(EvaluateConfig(tasks=(task_name,)), None)
-    found = [request for item in task.items()[:items] for request in task.requests(item)]
+    chosen = list(task.items())
+    if task_name == "mmlu":
+        firsts = {item.slice: item for item in reversed(chosen)}
+        by_length = sorted(firsts, key=lambda subject: len(str(task.requests(firsts[subject])[0])))
+        chosen = [item for item in chosen if item.slice == by_length[len(by_length) // 2]]
+    found = [request for item in chosen[:items] for request in task.requests(item)]
     assert all(isinstance(request, Loglikelihood) for request in found)
     return found
 
@@ -75,6 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--mmlu", type=int, default=12, help="items")
     parser.add_argument("--hellaswag", type=int, default=24, help="items")
+    parser.add_argument("--dtype", default="float32,bfloat16")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--batch-size", type=int, default=8, help="lm-eval's")
     chosen = parser.parse_args()
@@ -84,7 +90,7 @@ def main() -> None:
         module = build(config, seed=0)
         save_module(module, folder)
         tokenizer.save(folder)
-        for dtype in (torch.float32, torch.bfloat16):
+        for dtype in (getattr(torch, name) for name in chosen.dtype.split(",")):
             theirs = HFLM(
                 pretrained=transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype),
                 tokenizer=transformers.AutoTokenizer.from_pretrained(folder),

@@ -77,9 +77,9 @@ class Perturbed:
         """Grades every variant by the inner task and compares the picks."""
         return [self._outcome(item, list(mine)) for item, mine in zip(items, answers, strict=True)]
 
-    def references(self) -> dict[str, list[Reference]]:
+    def references(self, items: Sequence[Item]) -> dict[str, list[Reference]]:
         """Chance, for the accuracies."""
-        chance = self.inner.references().get("acc", [])[:1]
+        chance = self.inner.references(items).get("acc", [])[:1]
         return {"acc": chance, **{f"acc ({name})": chance for name in (*CHANGES, ORDER)}}
 
     def _variants(self, item: Item) -> list[Item]:

@@ -32,7 +32,8 @@ def score(metric: Metric, outcomes: Sequence[Outcome], seed: Sequence[object] = 
 
 def summarise(evaluable: Evaluable, outcomes: Sequence[Outcome], seed: int) -> dict[str, Any]:
     """One task's part of results.json: metrics with interval, n and references; slices; counts of flags."""
-    task, references, metrics = evaluable.task, evaluable.references(), {}
+    task, metrics, answered = evaluable.task, {}, {outcome.id for outcome in outcomes}
+    references = evaluable.references([item for item in evaluable.items() if item.id in answered]) if outcomes else {}
     for metric in task.metrics:
         interval = score(metric, outcomes, (seed, task.name))
         if interval is not None:

@@ -85,6 +85,6 @@ class Evaluable(Protocol):
         """One outcome per item. Items come in blocks, so that answers that must be executed are executed together."""
         ...
 
-    def references(self) -> dict[str, list[Reference]]:
-        """Reference values per metric."""
+    def references(self, items: Sequence[Item]) -> dict[str, list[Reference]]:
+        """Reference values per metric, on these items (at least one)."""
         ...

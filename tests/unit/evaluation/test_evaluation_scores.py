@@ -47,7 +47,7 @@ class Parrot:
             found.append(Outcome(item.id, metrics, {"answer": answer.texts[0]}, item.slice))
         return found
 
-    def references(self) -> dict[str, list[Reference]]:
+    def references(self, items: Sequence[Item]) -> dict[str, list[Reference]]:
         return {"right": [Reference("silence", 0.0)]}
 
 

@@ -183,7 +183,7 @@ def test_built_in_tasks_fit_their_data(name: str) -> None:
     """Guards against templates that do not fit the data's columns, and references that are not numbers."""
     task = load(name)
     assert len(task.items()) > 100 and task.requests(task.items()[-1])
-    assert all(0 <= r.value <= 10 for found in task.references().values() for r in found)
+    assert all(0 <= r.value <= 10 for found in task.references(task.items()).values() for r in found)
 
 
 @pytest.mark.skipif(DATA is None, reason="FOUNDLING_DATA is not set")

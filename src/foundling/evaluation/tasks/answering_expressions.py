@@ -69,10 +69,10 @@ class AnsweringExpressions:
             for i, (item, mine) in enumerate(zip(items, texts, strict=True))
         ]
 
-    def references(self) -> dict[str, list[Reference]]:
+    def references(self, items: Sequence[Item]) -> dict[str, list[Reference]]:
         """What the most common right answer would score if it were always given."""
-        common = Counter(item.data.reference for item in self._items).most_common(1)[0][0]
-        graded = expressions.grade([item.data for item in self._items], [common] * len(self._items))
+        common = Counter(item.data.reference for item in items).most_common(1)[0][0]
+        graded = expressions.grade([item.data for item in items], [common] * len(items))
         share = sum(outcome.passed for outcome in graded) / len(graded)
         return {"pass@1": [Reference(f"always {common!r}", share)]}
 

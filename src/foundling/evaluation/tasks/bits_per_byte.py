@@ -64,9 +64,9 @@ class BitsPerByte:
             outcomes.append(Outcome(item.id, dict(metrics), {"bytes": size, "tokens": answer.tokens}, item.slice))
         return outcomes
 
-    def references(self) -> dict[str, list[Reference]]:
+    def references(self, items: Sequence[Item]) -> dict[str, list[Reference]]:
         """gzip and xz document by document, and an n-gram model fitted to training text."""
-        texts = [document.text for document in self.chosen]
+        texts = [item.data for item in items]
         found = dict(compression_baselines(texts))
         if self.config.ngram_bytes:
             found["n-gram"] = ngram_bits_per_byte(self.documents.training(self.config.ngram_bytes, self.seed), texts)

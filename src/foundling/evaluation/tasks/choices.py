@@ -72,9 +72,9 @@ class Choices:
         """Accuracy by each normalisation; the options' probabilities are kept in the sample."""
         return [self._grade(item, mine) for item, mine in zip(items, answers, strict=True)]
 
-    def references(self) -> dict[str, list[Reference]]:
+    def references(self, items: Sequence[Item]) -> dict[str, list[Reference]]:
         """Chance, and always choosing the most common right index."""
-        options: list[Options] = [item.data[1] for item in self._items]
+        options: list[Options] = [item.data[1] for item in items]
         chance = float(np.mean([len(o.right) / len(o.texts) for o in options]))
         beside = [Reference("chance", chance)]
         firsts = [o.right[0] for o in options]

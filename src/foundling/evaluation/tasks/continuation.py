@@ -60,7 +60,7 @@ class Continuation:
             outcomes.append(Outcome(item.id, dict(metrics), sample, item.slice, flags))
         return outcomes
 
-    def references(self) -> dict[str, list[Reference]]:
+    def references(self, items: Sequence[Item]) -> dict[str, list[Reference]]:
         """None: guessing a word out of all words is right about never."""
         return {"acc": [Reference("chance", 0.0)]}
 
@@ -118,9 +118,9 @@ class Texts:
             outcomes.append(Outcome(item.id, dict(metrics), {"bytes": size, "tokens": answer.tokens}, item.slice))
         return outcomes
 
-    def references(self) -> dict[str, list[Reference]]:
+    def references(self, items: Sequence[Item]) -> dict[str, list[Reference]]:
         """gzip and xz, text by text."""
         from foundling.corpus.baselines import compression_baselines
 
-        found = compression_baselines([item.data for item in self._items])
+        found = compression_baselines([item.data for item in items])
         return {"bits_per_byte": [Reference(name, value) for name, value in found.items()]}

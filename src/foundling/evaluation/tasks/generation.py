@@ -71,9 +71,9 @@ class Generation:
             outcomes.append(Outcome(item.id, dict(metrics), sample, item.slice, tuple(flags)))
         return outcomes
 
-    def references(self) -> dict[str, list[Reference]]:
+    def references(self, items: Sequence[Item]) -> dict[str, list[Reference]]:
         """What always giving the most common answer scores."""
-        answers = [item.data[1] for item in self._items]
+        answers = [item.data[1] for item in items]
         common = Counter(accepted[0] for accepted in answers).most_common(1)[0][0]
         beside = {}
         for name, rule in self.spec.extract.items():

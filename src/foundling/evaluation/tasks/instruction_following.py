@@ -78,9 +78,9 @@ class InstructionFollowing:
             outcomes.append(Outcome(item.id, metrics, sample, item.slice, flags))
         return outcomes
 
-    def references(self) -> dict[str, list[Reference]]:
+    def references(self, items: Sequence[Item]) -> dict[str, list[Reference]]:
         """Some instructions ("no commas") are followed by saying next to nothing."""
-        hits = [all(follows(name, arguments, "Yes") for name, arguments in item.data[1]) for item in self._items]
+        hits = [all(follows(name, arguments, "Yes") for name, arguments in item.data[1]) for item in items]
         return {"prompt strict": [Reference("always 'Yes'", sum(hits) / len(hits))]}
 
     def _instructions(self, row: Row) -> list[Instruction]:

@@ -76,7 +76,7 @@ class Memorisation:
             outcomes.append(Outcome(item.id, metrics, sample, item.slice))
         return outcomes
 
-    def references(self) -> dict[str, list[Reference]]:
+    def references(self, items: Sequence[Item]) -> dict[str, list[Reference]]:
         """The held-out side is the reference; a model that recites nothing scores 0."""
         return {f"extracted ({TRAIN})": [Reference("nothing recited", 0.0)]}
 

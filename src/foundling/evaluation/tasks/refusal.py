@@ -76,6 +76,6 @@ class Refusal:
             outcomes.append(Outcome(item.id, metrics, sample, item.slice, flags))
         return outcomes
 
-    def references(self) -> dict[str, list[Reference]]:
+    def references(self, items: Sequence[Item]) -> dict[str, list[Reference]]:
         """A model that refuses everything is perfect on one and useless on the other."""
         return {name: [Reference("refuse everything", 1.0)] for name in ("refused harmful", "refused harmless")}

@@ -67,12 +67,13 @@ class Syntax:
             outcomes.append(Outcome(item.id, {"parses": float(good)}, sample, item.slice, flags))
         return outcomes
 
-    def references(self) -> dict[str, list[Reference]]:
+    def references(self, items: Sequence[Item]) -> dict[str, list[Reference]]:
         """What lines of another file score as a continuation: much Python parses wherever it stands."""
-        if not self.files:
+        files = self.files[: len(items)]
+        if not files:
             return {}
-        others = [*self.files[1:], self.files[0]]
-        hits = [continues(mine[2], other[3], cut=True) for mine, other in zip(self.files, others, strict=True)]
+        others = [*files[1:], files[0]]
+        hits = [continues(mine[2], other[3], cut=True) for mine, other in zip(files, others, strict=True)]
         return {"parses": [Reference("lines of another file", sum(hits) / len(hits))]}
 
 
