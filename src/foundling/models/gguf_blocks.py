@@ -1,0 +1,39 @@
+"""GGUF's quantized blocks as numbers: the common kinds in torch, which is fast, the rest by the `gguf` package."""
+
+from __future__ import annotations
+
+import gguf
+import numpy as np
+import torch
+from torch import Tensor
+
+Kind = gguf.GGMLQuantizationType
+PLAIN = {Kind.F32: torch.float32, Kind.F16: torch.float16, Kind.BF16: torch.bfloat16}
+BLOCK = 32
+
+
+def dequantize(data: Tensor, kind: Kind, shape: tuple[int, ...]) -> Tensor:
+    """Stored bytes (uint8, one dimension) -> numbers of a shape: plain kinds in their dtype, the others float32.
+
+    Raises:
+        NotImplementedError: for a kind that cannot be read.
+    """
+    if kind in PLAIN:
+        return data.view(PLAIN[kind]).view(shape)
+    if kind in (Kind.Q8_0, Kind.Q4_0, Kind.Q4_1):
+        return _simple(data, kind).view(shape)
+    rows = data.numpy().reshape(int(np.prod(shape[:-1])), -1)
+    return torch.from_numpy(np.array(gguf.dequantize(rows, kind), dtype=np.float32)).view(shape)
+
+
+def _simple(data: Tensor, kind: Kind) -> Tensor:
+    """Blocks of 32 with a float16 scale: codes of 8 bits, or of 4 with the first half in the low nibbles."""
+    blocks = data.view(-1, gguf.GGML_QUANT_SIZES[kind][1])
+    scale = blocks[:, :2].contiguous().view(torch.float16).float()
+    if kind == Kind.Q8_0:
+        return blocks[:, 2:].view(torch.int8).float() * scale
+    start = 2 if kind == Kind.Q4_0 else 4
+    codes = torch.cat((blocks[:, start:] & 15, blocks[:, start:] >> 4), dim=1).float()
+    if kind == Kind.Q4_0:
+        return (codes - 8) * scale
+    return codes * scale + blocks[:, 2:4].contiguous().view(torch.float16).float()
