@@ -1,6 +1,6 @@
 """Corpus claims: rules, language identification, MinHash and HTML beside datatrove's and resiliparse's, and growth.
 
-    python benchmarks/corpus.py [--quick]      # needs FOUNDLING_DATA; `pip install datatrove[processing] spacy` to compare
+    python benchmarks/corpus.py [--quick]      # needs FOUNDLING_DATA; to compare: pip install datatrove spacy
 
 One core each (POLARS_MAX_THREADS=1, RAYON_NUM_THREADS=1 are set below); runs alternate and medians are printed.
 """

@@ -12,7 +12,9 @@ import pytest
 from foundling.core.artifacts import Artifact, Store
 from foundling.core.errors import FoundlingError
 from foundling.core.stages import Stage, run_stage
+from foundling.corpus import block
 from foundling.corpus.config import CorpusConfig
+from foundling.corpus.rules.config import Language, WebSignals
 
 STAGE = Stage(
     "corpus",
@@ -211,3 +213,68 @@ def test_installed_python_is_the_same_twice_and_holds_no_tests() -> None:
     assert not [name for _, _, name in installed.files() if "/tests/" in f"/{name}" or name.startswith("test/")]
     assert list(installed.documentation()) == list(installed.documentation())
     assert not [text for _, text in installed.documentation() if " at 0x" in text]
+
+
+def test_an_interrupted_run_goes_on_and_gives_the_same_bytes(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Finished blocks are kept, a half-written one is made anew."""
+    monkeypatch.setattr("foundling.corpus.sources.BLOCK_BYTES", 3000)
+    whole = make(tmp_path / "whole", data=(str(folder),), workers=1)
+    signed = block.signatures
+    calls = []
+
+    def dies(words):  # type: ignore[no-untyped-def]
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return signed(words)
+
+    monkeypatch.setattr(block, "signatures", dies)
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path / "cut", data=(str(folder),), workers=1)
+    done = len(list((tmp_path / "cut").rglob("block-*")))
+    assert 2 <= done < 12
+    resumed = make(tmp_path / "cut", data=(str(folder),), workers=1)
+    for name in ("train.parquet", "validation.parquet", "dropped.parquet", "report.json", "report.html"):
+        assert resumed.file(name).read_bytes() == whole.file(name).read_bytes()
+
+
+def test_web_signals_and_language(tmp_path: Path) -> None:
+    rows = [
+        {"url": "https://good.org/a", "votes": 5, "license": "CC-BY-4.0"},
+        {"url": "https://sub.bad.com:8080/a", "votes": 5, "license": "CC-BY-4.0"},
+        {"url": "https://good.org/casino", "votes": 5, "license": "CC-BY-4.0"},
+        {"url": "https://good.org/b", "votes": 1, "license": "CC-BY-4.0"},
+        {"url": "https://good.org/c", "votes": 5, "license": "proprietary"},
+        {"url": "https://good.org/d", "votes": 5},
+        {"url": "https://good.org/e", "votes": 5, "license": "cc-by-4.0", "robots": "noindex, NOAI"},
+    ]
+    file = tmp_path / "pages.jsonl"
+    lines = [
+        json.dumps({"text": f"This is a plain English page about topic {n}. " * 5, **row}) for n, row in enumerate(rows)
+    ]
+    lines.append(json.dumps({"text": "Ceci est une page en français sur un sujet quelconque. " * 5, **rows[0]}))
+    file.write_text("\n".join(lines))
+    web = WebSignals(
+        blocked_domains=("bad.com",), blocked_url_words=("casino",), min_votes=3, allowed_licences=("CC-BY-4.0",)
+    )
+    corpus = make(
+        tmp_path / "store",
+        data=(str(file),),
+        validation_bytes=0,
+        near_duplicates=0,
+        web=web,
+        language=Language(keep=("en",)),
+    )
+    assert reasons(corpus) == {
+        "url: blocked domain": 1,
+        "url: blocked word": 1,
+        "votes: too few": 1,
+        "licence: not allowed": 2,
+        "robots: refused": 1,
+        "language: another one": 1,
+    }
+    meta = json.loads(pl.read_parquet(corpus.file("train.parquet"))["meta"][0])
+    assert meta["language"] == "en" and meta["language_score"] > 0.65
+    assert json.loads(corpus.file("report.json").read_text())["languages"].keys() == {"en"}
