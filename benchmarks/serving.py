@@ -41,28 +41,8 @@ from foundling.tokenization.chat import CHATML, render
 from foundling.tokenization.tokenizer import Tokenizer
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-WORDS = (
-).split()  # noqa: SIM905
-    "the",
-    "quick",
-    "brown",
-    "fox",
-    "jumps",
-    "over",
-    "a",
-    "lazy",
-    "dog",
-    "while",
-    "seven",
-    "wizards",
-    "quietly",
-    "boil",
-    "large",
-    "pots",
-    "of",
-    "strange",
-    "soup",
-]
+TEXT = "the quick brown fox jumps over a lazy dog while seven wizards quietly boil large pots of strange soup"
+WORDS = TEXT.split()
 OURS = """
 import sys, torch, foundling
 from foundling.serving.config import ServeConfig
@@ -90,7 +70,7 @@ def make_model(path: Path, bits: int) -> None:
     fast.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     fast.train_from_iterator(
-        [" ".join(WORDS)] * 9, trainers.BpeTrainer(vocab_size=400, special_tokens=SPECIAL, initial_alphabet=alphabet)
+        [TEXT] * 9, trainers.BpeTrainer(vocab_size=400, special_tokens=SPECIAL, initial_alphabet=alphabet)
     )
     Tokenizer(fast, {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "chat_template": CHATML}).save(path)
 
