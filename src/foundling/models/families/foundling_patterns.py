@@ -32,23 +32,29 @@ Parts = Mapping[str, Config | Mapping[str, Any]]
 
 def usual_part(kind: str, dim: int) -> Config | None:
     """A mixer or feed-forward of the size that its paper or practice gives it at width `dim`; None if unknown."""
-    head = next(size for size in (64, 48, 32, 16, 8, 4, 2, 1) if dim % size == 0)
+    head, inner_head = _head(dim), _head(2 * dim)
     makers = {
         "attention": lambda: AttentionConfig(
             n_heads=dim // head, n_kv_heads=dim // head, head_dim=head, rope=RopeConfig()
         ),
         "mlp": lambda: MLPConfig(hidden=math.ceil(8 * dim / 3 / 32) * 32),
         "mamba": lambda: MambaConfig(inner=2 * dim, dt_rank=math.ceil(dim / 16)),
-        "mamba2": lambda: Mamba2Config(n_heads=2 * dim // head, head_dim=head, state=64),
+        "mamba2": lambda: Mamba2Config(n_heads=2 * dim // inner_head, head_dim=inner_head, state=64),
         "s4": S4Config,
         "h3": H3Config,
         "rwkv4": lambda: RWKV4Config(inner=dim),
         "rwkv4_channel": lambda: RWKV4ChannelConfig(hidden=4 * dim),
-        "rwkv7": lambda: RWKV7Config(head_dim=head),
+        "rwkv7": lambda: RWKV7Config(head_dim=_head(dim, at_least=1)),
         "lstm": lambda: RecurrentConfig(cell="lstm", hidden=dim),
         "gru": lambda: RecurrentConfig(cell="gru", hidden=dim),
     }
     return makers[kind]() if kind in makers else None
+
+
+def _head(width: int, at_least: int = 4) -> int:
+    """The largest usual head that divides the width into `at_least` heads, or into as many as there can be."""
+    sizes = [size for size in (64, 48, 32, 16, 8, 4, 2, 1) if width % size == 0]
+    return next((size for size in sizes if width // size >= at_least), sizes[-1])
 
 
 def blocks_of(
