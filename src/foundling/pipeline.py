@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from foundling.core import progress
@@ -13,7 +12,7 @@ from foundling.core.config import Config, parse
 from foundling.core.errors import FoundlingError, nearest
 from foundling.core.files import locked, sha256_text
 from foundling.core.lives import Life, life_path, read_life, write_life
-from foundling.core.stages import Port, Stage, check_ports, load_attribute, run_stage
+from foundling.core.stages import Node, Port, Stage, check_ports, load_attribute, run_stage
 from foundling.core.units import human_bytes, human_time
 from foundling.recipes.recipe import Recipe, StageSpec
 
@@ -156,18 +155,6 @@ STAGES: dict[str, Stage] = {
         ),
     )
 }
-
-
-@dataclass(frozen=True)
-class Node:
-    """One stage of a resolved life. Its key is known before anything runs, since keys depend only on keys."""
-
-    name: str
-    stage: Stage
-    config: Config
-    sources: dict[str, str]  # port -> name of another node, or an outside spec
-    inputs: dict[str, Artifact | str]  # port -> outside artifact, or the key of another node
-    key: str
 
 
 def wired(verb: str) -> dict[str, Callable[..., Any]]:

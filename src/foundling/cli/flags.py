@@ -22,7 +22,7 @@ _SIMPLE = (bool, int, float, str)
 
 def flag_parameters(config: type[Config], prefix: str = "") -> dict[str, inspect.Parameter]:
     """Keyword-only parameters for every leaf field of a config, all optional: what is not given is not set."""
-    parameters = {}
+    parameters: dict[str, inspect.Parameter] = {}
     for name, info in config.model_fields.items():
         path = f"{prefix}{name}"
         nested = _nested(info.annotation)

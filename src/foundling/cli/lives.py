@@ -14,9 +14,9 @@ from foundling.core.artifacts import Artifact, Store
 from foundling.core.config import parse
 from foundling.core.errors import FoundlingError
 from foundling.core.lives import Life, read_life, write_life
-from foundling.core.stages import run_stage
+from foundling.core.stages import Node, run_stage
 from foundling.core.units import human_bytes, human_time
-from foundling.pipeline import STAGES, Node, announce, open_life, run_life
+from foundling.pipeline import STAGES, announce, open_life, resolve, run_life
 from foundling.planning.choose import choose_sizes
 from foundling.planning.estimate import LifePlan, plan_life
 from foundling.recipes.recipe import BUILT_IN, Recipe, as_yaml, load_recipe, recipe_names
@@ -120,7 +120,7 @@ def _prepare(recipe: str, overrides: list[str], store: Store, replan: bool) -> t
     rates = hardware.remembered(store.root / "machine.json")
     chosen, choices = choose_sizes(loaded, store, earlier.plan.get("choices", {}) if earlier else {}, rates)
     life = open_life(chosen, store)
-    the_plan = plan_life(chosen, store, rates)
+    the_plan = plan_life(chosen.name, resolve(chosen, store), store, rates)
     life.plan = {"choices": choices, **the_plan.as_dict()}
     return chosen, life, the_plan
 

@@ -38,6 +38,11 @@ VERBS: dict[str, tuple[str, str, str]] = {
         STUDY,
     ),
     "probe-architectures": ("foundling.cli.stages:probe_architectures", "The papers' probing tasks, trained.", STUDY),
+    "adapt": (
+        "foundling.cli.use:adapt",
+        "The cheapest road from a model to a task: prompt, retrieval, LoRA, full.",
+        STUDY,
+    ),
     "generate": ("foundling.cli.use:generate", "Continue a text, or answer a message.", USE),
     "chat": ("foundling.cli.use:chat", "Talk to a model in the terminal.", USE),
     "serve": ("foundling.cli.use:serve", "Serve a model behind an OpenAI-compatible URL.", USE),

@@ -17,8 +17,8 @@ from foundling.core import progress
 from foundling.core.artifacts import Artifact, Store
 from foundling.core.errors import FoundlingError
 from foundling.core.lives import last_of_kind
-from foundling.core.stages import Stage
-from foundling.pipeline import STAGES, Node, announce, open_life, run_life
+from foundling.core.stages import Node, Stage
+from foundling.pipeline import STAGES, announce, open_life, run_life
 from foundling.planning.choose import choose_sizes
 from foundling.recipes.recipe import check_recipe
 

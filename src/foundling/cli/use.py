@@ -1,4 +1,4 @@
-"""Verbs that use a model: generate, chat, serve, compare."""
+"""Verbs that use a model: generate, chat, serve, compare, adapt."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from foundling.core.artifacts import Store
 from foundling.core.config import parse
 from foundling.core.errors import FoundlingError
 from foundling.serving.config import ServeConfig
+from foundling.studies.adapt_config import AdaptConfig
 
 MODEL_HELP = "a path, life/stage, key, preset or hub id (default: the newest life's last model)"
 Spec = Annotated[str | None, Parameter(help=MODEL_HELP, show_default=False)]
@@ -46,7 +47,7 @@ def generate(
     from foundling.serving.terminal import generate as generate_text
 
     loaded = load(model, store=Store(store))
-    sampling = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k}
+    sampling: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k}
     sampling |= {"min_p": min_p, "seed": seed, "stop": tuple(stop or ())}
     if json:
         asked: Any = [{"role": "user", "content": prompt}] if chat else prompt
@@ -113,6 +114,17 @@ def compare(first: str, second: str, *, store: StorePath = None, json: bool = Fa
         print(row)
 
 
+def _adapt(base: str | None = None, store: str | None = None, json: bool | None = None, **flags: Any) -> None:
+    """Try every road from a model to a task and recommend the cheapest that is good enough."""
+    from foundling.models.locate import locate
+    from foundling.studies.adapt import adapt as adapt_model
+
+    config = parse(AdaptConfig, config_data(AdaptConfig, flags), "adapt")
+    artifact = Store(store).resolve(base)
+    found = adapt_model(artifact.path if artifact is not None else locate(str(base)), config)
+    print(found.to_json() if json else found)
+
+
 def _parameter(name: str, kind: Any, help: str, positional: bool) -> inspect.Parameter:
     where = inspect.Parameter.POSITIONAL_OR_KEYWORD if positional else inspect.Parameter.KEYWORD_ONLY
     return inspect.Parameter(
@@ -126,5 +138,15 @@ serve = with_parameters(
         _parameter("model", str | None, MODEL_HELP, positional=True),
         *flag_parameters(ServeConfig).values(),
         _parameter("store", str | None, "where artifacts are kept (default: ./runs)", positional=False),
+    ],
+)
+
+adapt = with_parameters(
+    _adapt,
+    [
+        _parameter("base", str | None, MODEL_HELP, positional=True),
+        *flag_parameters(AdaptConfig).values(),
+        _parameter("store", str | None, "where artifacts are kept (default: ./runs)", positional=False),
+        _parameter("json", bool | None, "print one JSON document instead of text", positional=False),
     ],
 )

@@ -10,8 +10,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
+
+if TYPE_CHECKING:
+    import torch
 
 WATTS_PER_CORE = 10.0  # assumption for energy estimates on a CPU: package power over cores, typical of servers
 
@@ -71,27 +75,27 @@ def remembered(path: Path) -> Rates:
     return rates
 
 
-def _measure_on(device: object, size: int, bytes_: int) -> Rates:
+def _measure_on(device: torch.device, size: int, bytes_: int) -> Rates:
     import torch
 
     def matrix_rate(dtype: torch.dtype) -> float:
-        a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))  # type: ignore[arg-type]
+        a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
         return 2 * size**3 / _best_seconds(lambda: a @ b, device)
 
-    block = torch.ones(bytes_ // 4, device=device)  # type: ignore[call-overload]
+    block = torch.ones(bytes_ // 4, device=device)
     bandwidth = bytes_ / _best_seconds(block.sum, device)
-    name = torch.cuda.get_device_name() if str(device) == "cuda" else "cpu"
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
     return Rates(bandwidth, matrix_rate(torch.float32), matrix_rate(torch.bfloat16), threads(), name)
 
 
-def _best_seconds(work: Callable[[], object], device: object, repeats: int = 5) -> float:
+def _best_seconds(work: Callable[[], object], device: torch.device, repeats: int = 5) -> float:
     import torch
 
     best = float("inf")
     for _ in range(repeats + 1):
         start = time.perf_counter()
         work()
-        if str(device) == "cuda":
+        if device.type == "cuda":
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - start)
     return best

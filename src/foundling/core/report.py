@@ -151,7 +151,7 @@ def new_figure(width: float = 6.4, height: float = 3.4) -> tuple[Figure, Any]:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    style = {
+    style: dict[Any, Any] = {
         "font.family": "sans-serif",
         "font.size": 9.5,
         "axes.spines.top": False,

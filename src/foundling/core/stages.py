@@ -64,6 +64,18 @@ class Stage:
         return Store.key(self.verb, self.version, identity(config), everything), everything
 
 
+@dataclass(frozen=True)
+class Node:
+    """One stage of a resolved life. Its key is known before anything runs, since keys depend only on keys."""
+
+    name: str
+    stage: Stage
+    config: Config
+    sources: dict[str, str]  # port -> name of another node, or an outside spec
+    inputs: dict[str, Artifact | str]  # port -> outside artifact, or the key of another node
+    key: str
+
+
 class Inputs:
     """A stage's input artifacts by port. `inputs["corpus"]` must be there; `inputs.get("base")` may be None."""
 

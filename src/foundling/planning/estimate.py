@@ -7,7 +7,7 @@ how far they were from the truth.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -15,19 +15,23 @@ from foundling.core import hardware
 from foundling.core.artifacts import Store
 from foundling.core.errors import FoundlingError
 from foundling.core.hardware import Rates
+from foundling.core.stages import Node
 from foundling.core.units import human_bytes, human_count
 from foundling.models import cost
 from foundling.models.config import ModelConfig
 from foundling.models.presets import preset
-from foundling.pipeline import Node, resolve
-from foundling.recipes.recipe import Recipe
+from foundling.training.ladder import utilisation
 
-# Seconds for each megabyte of text on two cores, measured by benchmarks/planning.py.
-SECONDS_PER_MB = {"corpus": 0.75, "tokenizer": 0.12, "tokenize": 0.04}
-BYTES_PER_TOKEN = 3.0
-TRAINING_SHARE = 0.12  # of the measured bf16 matrix rate, at the sizes of the quickstart's ladder
-DECODING_SHARE = 0.02
-PROCESS_BYTES = 450e6  # Python, torch and the libraries
+# Seconds for each megabyte of text, measured on two cores.
+SECONDS_PER_MB = {"corpus": 0.18, "tokenizer": 0.12, "tokenize": 0.02}
+BYTES_PER_TOKEN = 3.4
+TRAINING_SHARE = 0.30  # of the measured matrix rate in post-training, whose rows are short
+START_SECONDS = 4.0  # to build a model, look at the data and write the result
+BASELINE_SECONDS = 6.0  # gzip, xz and n-gram models beside a base model
+TOKENS_PER_EXAMPLE = 45  # of a worked example of the expression task; answers are about a third of it
+TOKENS_PER_ANSWER = 18
+SAMPLED_TOKENS_PER_S = 9000.0  # at a hundred sequences together: bound by the number of operations, not by FLOPs
+PROCESS_BYTES = 650e6  # Python, torch, the libraries and what the allocator keeps
 DEFAULT_CORPUS_BYTES = 40e6
 
 
@@ -92,18 +96,18 @@ class Known:
     rates: Rates = field(default_factory=hardware.measure)
 
 
-def plan_life(recipe: Recipe, store: Store, rates: Rates) -> LifePlan:
-    """Estimate every stage of a recipe. What the store already has costs nothing."""
+def plan_life(name: str, nodes: Sequence[Node], store: Store, rates: Rates) -> LifePlan:
+    """Estimate every stage of a resolved life. What the store already has costs nothing."""
     known = Known(rates=rates)
     stages = []
-    for node in resolve(recipe, store):
+    for node in nodes:
         found = store.find(node.key)
         estimate = StageEstimate(node.name, node.stage.verb, _reads(node), node.stage.kind, found is not None)
         ESTIMATES.get(node.stage.verb, _nothing)(node, known, estimate)
         if found is not None:
             estimate.disk = float(found.size)
         stages.append(estimate)
-    return LifePlan(recipe.name, hardware.describe(), stages)
+    return LifePlan(name, hardware.describe(), stages)
 
 
 def _corpus(node: Node, known: Known, estimate: StageEstimate) -> None:
@@ -134,20 +138,39 @@ def _pretrain(node: Node, known: Known, estimate: StageEstimate) -> None:
     config: Any = node.config
     model = preset(config.preset, vocab_size=known.vocab_size)
     known.model = model
-    _training(config.steps * config.batch_size * config.context, config, model, known, estimate)
+    tokens = config.steps * config.batch_size * config.context
+    _training(tokens, config, model, known, estimate, utilisation(config.preset))
+    estimate.seconds += BASELINE_SECONDS
     estimate.makes = f"{human_count(cost.n_parameters(model))} parameters"
 
 
 def _fine_tune(node: Node, known: Known, estimate: StageEstimate) -> None:
     config: Any = node.config
-    if known.model is not None:
-        _training(config.steps * config.batch_size * config.context, config, known.model, known, estimate)
-        estimate.makes = f"{human_count(cost.n_parameters(known.model))} parameters"
+    if known.model is None:
+        return
+    rows = config.batch_size * config.context
+    tokens = config.steps * rows or config.epochs * getattr(config, "examples", 1000) * TOKENS_PER_EXAMPLE
+    _training(tokens, config, known.model, known, estimate, TRAINING_SHARE)
+    estimate.makes = f"{human_count(cost.n_parameters(known.model))} parameters"
 
 
-def _training(tokens: float, config: Any, model: ModelConfig, known: Known, estimate: StageEstimate) -> None:
+def _reinforce(node: Node, known: Known, estimate: StageEstimate) -> None:
+    config: Any = node.config
+    if known.model is None:
+        return
+    answers = config.steps * config.prompts * config.samples
+    _training(answers * TOKENS_PER_EXAMPLE * config.updates, config, known.model, known, estimate, TRAINING_SHARE)
+    estimate.seconds += answers * TOKENS_PER_ANSWER / SAMPLED_TOKENS_PER_S
+    rows = config.micro_batch or config.prompts * config.samples
+    estimate.memory = PROCESS_BYTES + cost.training_bytes(known.model, rows * 2 * TOKENS_PER_EXAMPLE)
+    estimate.makes = f"{human_count(cost.n_parameters(known.model))} parameters"
+
+
+def _training(
+    tokens: float, config: Any, model: ModelConfig, known: Known, estimate: StageEstimate, share: float
+) -> None:
     flops = tokens * cost.flops_per_token(model, config.context, training=True)
-    estimate.seconds = 3 + flops / (TRAINING_SHARE * known.rates.matmul(config.precision))
+    estimate.seconds = START_SECONDS + flops / (share * known.rates.matmul(config.precision))
     rows = config.micro_batch or config.batch_size
     estimate.memory = PROCESS_BYTES + cost.training_bytes(model, rows * config.context)
     estimate.disk = 4.0 * cost.n_parameters(model)
@@ -157,12 +180,15 @@ def _evaluate(node: Node, known: Known, estimate: StageEstimate) -> None:
     config: Any = node.config
     if known.model is None:
         return
-    per_token = cost.flops_per_token(known.model, 256)
-    items = config.expressions.items * 2 * (1 + config.expressions.samples) * 30 if "expressions" in config.tasks else 0
-    text = config.bits_per_byte.max_bytes / BYTES_PER_TOKEN * 2 if "bits-per-byte" in config.tasks else 0
-    rate = known.rates.fp32
-    estimate.seconds = 2 + per_token * (items / (DECODING_SHARE * rate) + text / (0.4 * rate))
-    estimate.disk = 300.0 * items / 30
+    estimate.seconds = 2.0
+    if "expressions" in config.tasks:
+        answers = 2 * config.expressions.items * (1 + config.expressions.samples)
+        estimate.seconds += answers * TOKENS_PER_ANSWER / SAMPLED_TOKENS_PER_S
+        estimate.disk += 60.0 * answers
+    if "bits-per-byte" in config.tasks:
+        read = config.bits_per_byte.max_bytes / BYTES_PER_TOKEN / (1 - config.bits_per_byte.window_context)
+        estimate.seconds += read * cost.flops_per_token(known.model, 1024) / (0.25 * known.rates.fp32)
+    estimate.memory = PROCESS_BYTES + 4 * cost.weight_bytes(known.model) + 1e9
     estimate.makes = f"{len(config.tasks)} tasks"
 
 
@@ -189,7 +215,8 @@ ESTIMATES: Mapping[str, Callable[[Node, Known, StageEstimate], None]] = {
     "pretrain": _pretrain,
     "sft": _fine_tune,
     "prefer": _fine_tune,
-    "reinforce": _fine_tune,
+    "reward": _fine_tune,
+    "reinforce": _reinforce,
     "evaluate": _evaluate,
     "compress": _compress,
 }

@@ -11,6 +11,7 @@ from foundling.models.adapter_config import AdapterConfig
 from foundling.training.config import ScheduleName, TrainingConfig
 
 EXPRESSIONS = "expressions"
+OWN_EXPRESSIONS = "own-expressions"
 Policy = Literal["refuse", "skip", "truncate"]
 PreferenceMethod = Literal["dpo", "cdpo", "robust", "ipo", "hinge", "simpo", "orpo", "kto"]
 
@@ -33,9 +34,16 @@ class SFTConfig(TuningConfig):
     """The stage `sft`: the loss is on what the assistant says, and on nothing else."""
 
     data: tuple[str, ...] = option(
-        (EXPRESSIONS,), "chat or prompt/completion rows (.jsonl, .parquet), or the task `expressions`", min_length=1
+        (EXPRESSIONS,),
+        "chat or prompt/completion rows (.jsonl, .parquet); the task `expressions`; or `own-expressions`: the base's "
+        "own right answers to the task (rejection sampling)",
+        min_length=1,
     )
-    examples: int = option(10_000, "examples to generate of a task", ge=1)
+    examples: int = option(10_000, "examples to generate of a task; own-expressions: prompts to answer", ge=1)
+    samples: int = option(8, "own-expressions: answers sampled for each prompt", ge=1)
+    keep: int = option(4, "own-expressions: most right answers kept of a prompt", ge=1)
+    max_tokens: int = option(48, "own-expressions: longest sampled answer in tokens", ge=1)
+    noise: float = option(0.0, "NEFTune's alpha: noise on the embeddings in training; 0: none", ge=0)
     epochs: float = option(1.0, "passes over the examples", gt=0)
     init: Literal["base", "random"] = option(
         "base", "random: the base's architecture and tokenizer with fresh weights, to see what pretraining bought"
@@ -78,7 +86,7 @@ class ReinforceConfig(TuningConfig):
     normalise_std: bool = option(False, "divide advantages by the group's standard deviation (GRPO; Dr. GRPO does not)")
     steps: int = option(30, "optimizer steps", ge=1)
     batch_size: int = option(256, "prompts times samples; set by them", ge=1)
-    micro_batch: int = option(0, "rows in one forward pass; 0: all", ge=0)
+    micro_batch: int = option(64, "rows in one forward pass; 0: all", ge=0)
     context: int = option(128, "longest prompt with its answer, in tokens", ge=2)
     learning_rate: float = option(2e-4, "peak rate of AdamW: vectors, embeddings, head", gt=0, le=10)
     matrix_learning_rate: float = option(2e-3, "peak rate of Muon, for the matrices of the blocks", gt=0, le=10)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from foundling.core.rng import numpy_rng, seed_for
-from foundling.inference.engine import Completion, Engine, Request, SamplingParams
+from foundling.inference.engine import BLOCK_SIZE, Completion, Engine, Request, SamplingParams
 from foundling.models.language_model import LanguageModel
 from foundling.post_training.config import ReinforceConfig
 from foundling.post_training.rewards import Prompted, Score, judge
@@ -38,7 +38,9 @@ class Rollouts:
         saved: Path | None = None,
     ) -> None:
         self.config, self.tokenizer, self.pool, self.score, self.saved = config, tokenizer, pool, score, saved
-        self.engine = Engine(module, tokenizer, max_batch=config.prompts * config.samples)
+        answers = config.prompts * config.samples
+        room = answers * (config.context + BLOCK_SIZE)
+        self.engine = Engine(module, tokenizer, max_batch=answers, max_tokens_in_cache=room)
         self.reasons: Counter[str] = Counter()
 
     def batch(self, number: int) -> Batch:

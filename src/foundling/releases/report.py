@@ -46,7 +46,7 @@ def build(config: ReportConfig, inputs: Inputs, draft: Draft) -> None:
 PLAN_NOTE = "The plan was made before the run, from this machine's measured rates."
 COST_NOTE = (
     f"FLOPs are the model's own count (forward and backward). MFU is their rate over the measured matrix rate. Energy "
-    f"assumes {WATTS_PER_CORE:.0f} W for each core in use, a typical share of a server's package power; it is not measured."
+    f"assumes {WATTS_PER_CORE:.0f} W for each core in use, a typical share of a server's power; it is not measured."
 )
 
 

@@ -30,12 +30,12 @@ class Rung:
 
 
 LADDER = (
-    Rung("foundling-1m", 0.36, 0),
-    Rung("foundling-2m", 0.40, 1_500_000),
-    Rung("foundling-3m", 0.42, 6_000_000),
-    Rung("foundling-6m", 0.44, 16_000_000),
-    Rung("foundling-12m", 0.48, 50_000_000),
-    Rung("foundling-16m", 0.50, 100_000_000),
+    Rung("foundling-1m", 0.30, 0),
+    Rung("foundling-2m", 0.33, 1_500_000),
+    Rung("foundling-3m", 0.35, 6_000_000),
+    Rung("foundling-6m", 0.37, 16_000_000),
+    Rung("foundling-12m", 0.40, 50_000_000),
+    Rung("foundling-16m", 0.42, 100_000_000),
 )
 
 
@@ -57,3 +57,8 @@ def choose_size(budget_s: float, rates: Rates) -> tuple[str, int]:
             break
         chosen = (rung.preset, min(MAX_STEPS, max(MIN_STEPS, 10 * round(tokens / per_step / 10))))
     return chosen
+
+
+def utilisation(name: str) -> float:
+    """Model FLOPs over the measured bf16 matrix rate in training a preset; off the ladder, that of its top."""
+    return next((rung.utilisation for rung in LADDER if rung.preset == name), LADDER[-1].utilisation)

@@ -12,7 +12,7 @@ from foundling.core.artifacts import Artifact, Store
 from foundling.core.config import Config, option
 from foundling.core.errors import FoundlingError
 from foundling.core.lives import Life
-from foundling.core.stages import Inputs, Port, Stage
+from foundling.core.stages import Inputs, Node, Port, Stage
 from foundling.recipes.recipe import Recipe, check_recipe
 
 
@@ -56,7 +56,7 @@ def run(recipe: Recipe, store: Store) -> tuple[dict[str, Artifact], set[str]]:
     made: dict[str, Artifact] = {}
     reused: set[str] = set()
 
-    def done(node: pipeline.Node, artifact: Artifact, again: bool) -> None:
+    def done(node: Node, artifact: Artifact, again: bool) -> None:
         made[node.name] = artifact
         reused.update({node.name} if again else set())
 

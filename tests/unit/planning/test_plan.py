@@ -9,6 +9,7 @@ import pytest
 from foundling.core.artifacts import Store
 from foundling.core.errors import FoundlingError
 from foundling.core.hardware import Rates
+from foundling.pipeline import resolve
 from foundling.planning.choose import choose_sizes
 from foundling.planning.estimate import plan_life
 from foundling.recipes.recipe import load_recipe
@@ -40,7 +41,7 @@ def test_what_the_user_sets_is_not_chosen(tmp_path: Path) -> None:
 def test_every_stage_has_a_price(tmp_path: Path) -> None:
     store = Store(tmp_path)
     recipe = choose_sizes(load_recipe("quickstart"), store, {}, SLOW)[0]
-    plan = plan_life(recipe, store, SLOW)
+    plan = plan_life(recipe.name, resolve(recipe, store), store, SLOW)
     assert [stage.name for stage in plan.stages] == list(recipe.stages)
     assert all(stage.seconds > 0 and stage.memory > 0 and not stage.reused for stage in plan.stages)
     assert plan.seconds == pytest.approx(sum(stage.seconds for stage in plan.stages))
@@ -50,6 +51,6 @@ def test_every_stage_has_a_price(tmp_path: Path) -> None:
 def test_a_life_that_cannot_fit_is_refused_with_the_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(tmp_path)
     recipe = load_recipe("quickstart", ["base.preset=foundling-16m", "base.steps=10", "base.batch_size=1000000"])
-    plan = plan_life(recipe, store, SLOW)
+    plan = plan_life(recipe.name, resolve(recipe, store), store, SLOW)
     with pytest.raises(FoundlingError, match=r"stage 'base' needs about .* this machine has"):
         plan.refuse_if_too_large()
