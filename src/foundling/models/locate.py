@@ -14,7 +14,7 @@ FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.txt")  # ne
 
 
 def locate(spec: str) -> Path:
-    """The directory of a hub id such as "HuggingFaceTB/SmolLM2-135M", of a GGUF file or of a packaged model.
+    """The directory of a hub id ("HuggingFaceTB/SmolLM2-135M", cached or downloaded), a GGUF file or a packaged model.
 
     Raises:
         FoundlingError: `spec` is none of these, or its package is not installed, or the hub has no such model or cannot be reached.
