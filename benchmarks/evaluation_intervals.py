@@ -9,7 +9,7 @@ import numpy as np
 
 from foundling.evaluation.statistics import bootstrap_mean, bootstrap_ratio, mcnemar_mid_p, paired_permutation, wilson
 
-TRIALS = 4000
+TRIALS = 2000
 
 
 def coverage() -> None:
