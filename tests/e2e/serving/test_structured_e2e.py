@@ -44,7 +44,7 @@ def test_json_schema_and_json_object(process: Process) -> None:
 
 def test_a_forced_tool_is_called_with_valid_arguments(process: Process) -> None:
     """Guards tool_choice by name and required, whole and streamed."""
-    asked: Any = {"model": "tiny", "messages": USER, "tools": [WEATHER, CLOCK], "max_tokens": 80, "seed": 2}
+    asked: Any = {"model": "tiny", "messages": USER, "tools": [WEATHER, CLOCK], "max_tokens": 75, "seed": 2}
     named: Any = {"type": "function", "function": {"name": "weather"}}
     choice = process.client.chat.completions.create(**asked, tool_choice=named).choices[0]
     assert choice.finish_reason == "tool_calls" and choice.message.content is None
