@@ -12,6 +12,8 @@ from foundling.inference.parameters import SamplingParams
 STOP, LENGTH = "stop", "length"
 CANCELLED = "cancelled"
 PROMPT_TOO_LONG, OUT_OF_BLOCKS, NAN_LOGITS = "prompt_too_long", "out_of_blocks", "nan_logits"
+BAD_GRAMMAR = "bad_grammar"  # it cannot be used, or leaves no token to choose
+FAILURES = (PROMPT_TOO_LONG, OUT_OF_BLOCKS, NAN_LOGITS, BAD_GRAMMAR)
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,12 @@ class Completion:
         text: without stop strings and control tokens.
         tokens: every generated token, a stop token included.
         logprobs: log p of each token under the model's own distribution (temperature 1, nothing removed).
-        finish_reason: "stop", "length", "cancelled", "prompt_too_long", "out_of_blocks" or "nan_logits".
+        finish_reason: "stop", "length", "cancelled", or one of FAILURES.
         request_id: the request's id.
         index: which of the request's n continuations.
         prompt_tokens: length of the prompt.
         top_logprobs: per token the most probable alternatives, if asked for: token -> log p.
+        prompt_logprobs, prompt_top_logprobs: of the prompt's tokens from the second on, if asked for.
         message: for the reasons that are errors, what happened, with the numbers.
     """
 
@@ -52,12 +55,14 @@ class Completion:
     index: int = 0
     prompt_tokens: int = 0
     top_logprobs: list[dict[int, float]] | None = None
+    prompt_logprobs: list[float] | None = None
+    prompt_top_logprobs: list[dict[int, float]] | None = None
     message: str = ""
 
     @property
     def failed(self) -> bool:
         """Whether it ended in an error."""
-        return self.finish_reason in (PROMPT_TOO_LONG, OUT_OF_BLOCKS, NAN_LOGITS)
+        return self.finish_reason in FAILURES
 
 
 @dataclass(slots=True)

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from foundling.inference.blocks import TRASH
+from foundling.inference.kv_int8 import Int8KV
 from foundling.inference.scheduler import Chunk
 from foundling.models.context import CacheView, Context
+from foundling.models.kernels.decoder import NativeDecoder, native
 from foundling.models.language_model import LanguageModel
-from foundling.models.layers.paged import PagedKV
+from foundling.models.layers.paged import PagedKV, PagedLatent
 
 PADDING_ALLOWED = 0.6  # chunks share a pass if the shortest is at least this fraction of the longest
 
@@ -36,6 +38,7 @@ class Runner:
         max_batch: slots; slot 0 is the trash of recurrent states.
         longest: most tokens of one sequence.
         dtype: precision of the pass and of the cache; None: the weights'.
+        int8_cache: keep keys and values in 8 bits.
     """
 
     def __init__(
@@ -46,14 +49,26 @@ class Runner:
         max_batch: int,
         longest: int,
         dtype: torch.dtype | None,
+        int8_cache: bool = False,
     ) -> None:
         self.module, self.block_size = module, block_size
         weight = next(module.parameters())
         self.device, self.dtype = weight.device, dtype or weight.dtype
         self._autocast = self.dtype != weight.dtype
+        self._int8_cache = int8_cache
+        self._forward: LanguageModel | NativeDecoder = module
+        self.weights_changed()
         self.state = module.new_state(max_batch + 1, n_blocks + 1, block_size, self.dtype, self.device)
+        if int8_cache:
+            self.state = [Int8KV(layer) if type(layer) is PagedKV else layer for layer in self.state]
         self._table = np.zeros((max_batch + 1, -(-longest // block_size)), dtype=np.int64)
         self._in_table = [0] * (max_batch + 1)
+        self._owners = [(0, 0)] * (max_batch + 1)
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether some layer keeps one state per sequence, which cannot be shared block by block or rewound."""
+        return any(not isinstance(layer, (PagedKV, PagedLatent)) for layer in self.state)
 
     def run(self, chunks: Sequence[Chunk]) -> Iterator[Pass]:
         """Compute the chunks in as few passes as padding allows: all single tokens in one, prompts by length."""
@@ -62,13 +77,18 @@ class Runner:
         for group in _groups(chunks):
             tokens, ctx = self._inputs(group)
             with self.precision():
-                hidden = self.module.hidden(tokens, ctx, self.state)
+                hidden = self._forward.hidden(tokens, ctx, self.state)
             yield Pass(group, hidden)
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits (n, vocab) float32 of hidden states (n, dim)."""
         with self.precision():
-            return self.module.head(hidden).float()
+            return self._forward.head(hidden).float()
+
+    def weights_changed(self) -> None:
+        """Take the native kernels where they support the module (their copies of small weights are made anew)."""
+        if self.device.type == "cpu" and not self._autocast and not self._int8_cache:
+            self._forward = native(self.module) or self.module
 
     def precision(self) -> AbstractContextManager[object]:
         """Autocast, if the pass is to run in another precision than the weights'."""
@@ -79,27 +99,48 @@ class Runner:
         if not copies:
             return
         source, destination = torch.tensor(copies, device=self.device).T
-        for layer in self._paged():
-            for pool in (layer.keys, layer.values):
-                pool[destination] = pool[source]
+        for pool in self._pools():
+            pool[destination] = pool[source]
 
     def clear_blocks(self, blocks: Sequence[int]) -> None:
         """Zero blocks that hold NaN: even masked it would poison whoever gets them next."""
         where = torch.tensor(blocks, device=self.device)
-        for layer in self._paged():
-            layer.keys[where] = 0
-            layer.values[where] = 0
+        for pool in self._pools():
+            pool[where] = 0
 
-    def _paged(self) -> list[PagedKV]:
-        return [layer for layer in self.state if isinstance(layer, PagedKV)]
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of weights that a decoding step reads: all but an embedding that only looks up single rows."""
+        module = self.module
+        tensors = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+        if module.output is not None:
+            tensors.pop(id(module.embedding.weight))
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+    @property
+    def cache_bytes_per_token(self) -> int:
+        """Bytes of keys and values of one token, all layers."""
+        return sum(pool[0, 0].numel() * pool.element_size() for pool in self._pools())
+
+    def _pools(self) -> list[Tensor]:
+        """Every tensor of the cache whose first two dimensions are block and offset."""
+        pools: list[Tensor] = []
+        for layer in self.state:
+            if isinstance(layer, Int8KV):
+                pools += layer.pools
+            elif isinstance(layer, PagedKV):
+                pools += [layer.keys, layer.values]
+            elif isinstance(layer, PagedLatent):
+                pools.append(layer.latents)
+        return pools
 
     def _update_table(self, chunk: Chunk) -> None:
         sequence = chunk.sequence
-        slot, blocks = sequence.slot, sequence.blocks
-        known = 0 if chunk.start == sequence.reused else self._in_table[slot]  # its first chunk: a new owner
+        slot, blocks, owner = sequence.slot, sequence.blocks, (sequence.id, sequence.admissions)
+        known = self._in_table[slot] if self._owners[slot] == owner else 0
         if known != len(blocks):
             self._table[slot, known : len(blocks)] = blocks[known:]
-            self._in_table[slot] = len(blocks)
+            self._in_table[slot], self._owners[slot] = len(blocks), owner
 
     def _inputs(self, chunks: list[Chunk]) -> tuple[Tensor, Context]:
         size = self.block_size
@@ -155,8 +196,8 @@ def _groups(chunks: Sequence[Chunk]) -> Iterator[list[Chunk]]:
 
 def _tokens(chunks: list[Chunk], time: int) -> npt.NDArray[np.int64]:
     if time == 1:
-        return np.array([[chunk.sequence.tokens[chunk.start]] for chunk in chunks])
+        return np.array([chunk.tokens for chunk in chunks])
     tokens = np.zeros((len(chunks), time), dtype=np.int64)
     for row, chunk in enumerate(chunks):
-        tokens[row, : chunk.length] = chunk.sequence.tokens[chunk.start : chunk.start + chunk.length]
+        tokens[row, : chunk.length] = chunk.tokens
     return tokens

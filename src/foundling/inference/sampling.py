@@ -3,11 +3,12 @@
 Order of operations (that of `transformers`, so that results can be compared):
 
 1. log-probabilities to report: log softmax of the logits as the model gave them (temperature 1, nothing removed)
-2. temperature; at 0 the most probable token is taken and the steps below are skipped
-3. top-k
-4. top-p
-5. min-p, relative to what is left
-6. draw: the inverse of the cumulative distribution at one uniform number
+2. logit bias, then repetition, presence and frequency penalties (`penalties.py`)
+3. bans: bad words, stop ids before `min_tokens`, tokens that the grammar does not allow
+4. temperature; at 0 the most probable token is taken and the steps below are skipped
+5. top-k
+6. top-p of what is left, then min-p, then typical
+7. draw: the inverse of the cumulative distribution at one uniform number
 
 The uniform number is a pure function of (seed of the sequence, index of the token): no generator state exists, so the
 tokens do not depend on what else is in the batch, on preemption or on restarts.
@@ -32,7 +33,7 @@ class SamplingRows:
     """The parameters of a batch, one entry per row.
 
     Args:
-        temperature, top_p, min_p: (rows,) float32.
+        temperature, top_p, min_p, typical_p: (rows,) float32.
         top_k: (rows,) int64, 0 = off.
         seeds: (rows,) uint64.
         indices: (rows,) int64, how many tokens the sequence has generated before this one.
@@ -42,6 +43,7 @@ class SamplingRows:
     top_k: npt.NDArray[np.int64]
     top_p: npt.NDArray[np.float32]
     min_p: npt.NDArray[np.float32]
+    typical_p: npt.NDArray[np.float32]
     seeds: npt.NDArray[np.uint64]
     indices: npt.NDArray[np.int64]
 
@@ -68,6 +70,8 @@ def probabilities(logits: Tensor, rows: SamplingRows) -> Tensor:
         scores = top_p(scores, torch.from_numpy(rows.top_p).to(device))
     if (rows.min_p > 0).any():
         scores = min_p(scores, torch.from_numpy(rows.min_p).to(device))
+    if (rows.typical_p < 1).any():
+        scores = typical_p(scores, torch.from_numpy(rows.typical_p).to(device))
     return scores.softmax(-1)
 
 
@@ -103,6 +107,22 @@ def min_p(scores: Tensor, fraction: Tensor) -> Tensor:
     """Remove tokens less probable than `fraction` times the most probable one. fraction (rows,), 0 = keep all."""
     threshold = scores.amax(-1, keepdim=True) + fraction.log()[:, None]
     return scores.masked_fill(scores < threshold, -torch.inf)
+
+
+def typical_p(scores: Tensor, mass: Tensor) -> Tensor:
+    """Keep the tokens whose surprise is nearest to the entropy, until they reach `mass` (arXiv:2202.00666).
+
+    mass (rows,), 1 = keep all.
+    """
+    logprobs = scores.log_softmax(-1)
+    probs = logprobs.exp()
+    entropy = -(logprobs * probs).nansum(-1, keepdim=True)
+    distance = (-logprobs - entropy).abs()
+    nearest, order = distance.sort(-1)
+    reached = probs.gather(1, order).cumsum(-1)
+    last = (reached < mass[:, None]).sum(-1, keepdim=True).clamp_(max=scores.shape[-1] - 1)
+    threshold = nearest.gather(1, last).masked_fill((mass >= 1)[:, None], torch.inf)
+    return scores.masked_fill(distance > threshold, -torch.inf)
 
 
 def draw(probs: Tensor, uniform: Tensor) -> Tensor:

@@ -38,7 +38,9 @@ class Sequence:
     slot: int = 0  # row of the engine's tables while running; 0: not running
     blocks: list[int] = field(default_factory=list)
     cached: int = 0  # tokens whose keys and values are in the cache
-    reused: int = 0  # of these, how many were taken from other sequences when last admitted
+    draft: list[int] = field(default_factory=list)  # guesses of the next tokens, to be computed along with the last
+    admissions: int = 0  # how often it has been given a slot
+    reused: int = 0  # of the cached tokens, how many were taken from other sequences when last admitted
     published: int = 0  # full blocks already offered for reuse
     names: list[bytes] = field(default_factory=list)  # chained hashes of the full blocks
     preemptions: int = 0
@@ -57,16 +59,30 @@ class Sequence:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Tokens [start, start + length) of a sequence, to be computed in one step."""
+    """Tokens [start, start + length) of a sequence and its draft, to be computed in one step.
+
+    Args:
+        draft: how many of them, the last ones, are the draft's.
+    """
 
     sequence: Sequence
     start: int
     length: int
+    draft: int = 0
 
     @property
     def complete(self) -> bool:
-        """Whether the last of its outputs predicts the sequence's next token."""
-        return self.start + self.length == len(self.sequence.tokens)
+        """Whether its outputs predict the sequence's next token (and what would follow each token of the draft)."""
+        return self.start + self.length - self.draft == len(self.sequence.tokens)
+
+    @property
+    def tokens(self) -> list[int]:
+        """The token ids."""
+        sequence, end = self.sequence, self.start + self.length
+        if not self.draft:
+            return sequence.tokens[self.start : end]
+        known = len(sequence.tokens)
+        return sequence.tokens[self.start :] + sequence.draft[max(0, self.start - known) : end - known]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +109,20 @@ class Scheduler:
         max_tokens_per_step: token budget of a step.
         max_chunk: longest piece of a prompt computed in one step.
         share: whether sequences may use each other's blocks (no, for models with recurrent state).
+        lookahead: tokens' room that a sequence gets beyond what it computes (for a draft model).
     """
 
     def __init__(
-        self, blocks: BlockPool, max_batch: int, max_tokens_per_step: int, max_chunk: int, share: bool = True
+        self,
+        blocks: BlockPool,
+        max_batch: int,
+        max_tokens_per_step: int,
+        max_chunk: int,
+        share: bool = True,
+        lookahead: int = 0,
     ) -> None:
         assert max_batch > 0 and max_tokens_per_step > 0 and max_chunk > 0
-        self.blocks, self.share = blocks, share
+        self.blocks, self.share, self.lookahead = blocks, share, lookahead
         self.max_tokens_per_step, self.max_chunk = max_tokens_per_step, max_chunk
         self.max_batch = max_batch
         self.waiting: deque[Sequence] = deque()
@@ -140,12 +163,15 @@ class Scheduler:
         while at < len(self.running) and budget > 0:
             sequence = self.running[at]
             length = min(len(sequence.tokens) - sequence.cached, budget, self.max_chunk)
-            if not self._make_room(sequence, sequence.cached + length):
+            complete = sequence.cached + length == len(sequence.tokens)
+            draft = min(len(sequence.draft), budget - length) if complete else 0
+            length += draft
+            if not self._make_room(sequence, sequence.cached + length + self.lookahead):
                 if sequence.slot:
                     plan.exhausted.append(sequence)
                     at += 1
                 continue
-            plan.chunks.append(Chunk(sequence, sequence.cached, length))
+            plan.chunks.append(Chunk(sequence, sequence.cached, length, draft))
             budget -= length
             at += 1
         if self.preemptions == preempted:
@@ -157,7 +183,7 @@ class Scheduler:
         size = self.blocks.block_size
         for chunk in plan.chunks:
             sequence = chunk.sequence
-            sequence.cached = chunk.start + chunk.length
+            sequence.cached = chunk.start + chunk.length - chunk.draft
             if self.share and sequence.cached // size > sequence.published:
                 self._publish(sequence)
 
@@ -177,7 +203,8 @@ class Scheduler:
 
     def _make_room(self, sequence: Sequence, n_tokens: int) -> bool:
         """Give a running sequence blocks for `n_tokens`, preempting later ones (or, as the last, itself)."""
-        missing = self.blocks.blocks_for(n_tokens) - len(sequence.blocks)
+        room = min(n_tokens, max(sequence.limit, len(sequence.tokens)))
+        missing = self.blocks.blocks_for(room) - len(sequence.blocks)
         if missing <= 0:
             return True
         while (taken := self.blocks.allocate(missing)) is None:
@@ -209,7 +236,8 @@ class Scheduler:
                 if other.prompt_name == sequence.prompt_name:
                     self._twins[sequence.prompt_name] = other
                     break
-        sequence.blocks, sequence.slot, sequence.cached, sequence.published = [], 0, 0, 0
+        sequence.blocks, sequence.draft = [], []
+        sequence.slot = sequence.cached = sequence.published = 0
 
     def _admit(self, plan: Plan, budget: int) -> None:
         """Admit waiting sequences in order, passing over those for which another one is computing the beginning."""
@@ -221,7 +249,8 @@ class Scheduler:
                 deferred.append(self.waiting.popleft())
                 continue
             length = min(len(sequence.tokens) - start, budget, self.max_chunk)
-            missing = self.blocks.blocks_for(start + length) - len(sequence.blocks)
+            room = min(start + length + self.lookahead, max(sequence.limit, start + length))
+            missing = self.blocks.blocks_for(room) - len(sequence.blocks)
             spare = len(self.running)  # each running sequence will soon need a block: do not admit only to preempt
             taken = self.blocks.allocate(missing) if missing + spare <= self.blocks.n_free else None
             if taken is None:
@@ -238,6 +267,7 @@ class Scheduler:
 
     def _enter(self, sequence: Sequence, start: int) -> None:
         sequence.slot = self._slots.pop()
+        sequence.admissions += 1
         sequence.cached = sequence.reused = start
         sequence.published = min(start // self.blocks.block_size, len(sequence.names))
         self.running.append(sequence)

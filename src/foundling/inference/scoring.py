@@ -16,26 +16,26 @@ HEAD_VALUES = 1 << 22  # logits computed at a time: bounds memory where the voca
 
 @dataclass(eq=False, slots=True)
 class Scoring:
-    """One (context, continuation) pair being scored.
+    """Tokens of one sequence whose log-probabilities are wanted.
 
-    `sequence` holds context + continuation without its last token; output number `len(context) - 1 + i` predicts
-    token i of the continuation.
+    Args:
+        first: position of the output that predicts the first target.
+        targets: the tokens, one for each output from there on.
+        alternatives: how many most probable tokens to report beside each.
     """
 
     sequence: Sequence
+    first: int
     targets: list[int]
+    alternatives: int = 0
     logprobs: list[float] = field(default_factory=list)
     greedy: list[bool] = field(default_factory=list)
-
-    @property
-    def first(self) -> int:
-        """Position of the output that predicts the first target."""
-        assert self.sequence.logits_from is not None
-        return self.sequence.logits_from
+    top_logprobs: list[dict[int, float]] = field(default_factory=list)
 
     def wanted(self, chunk: Chunk) -> range:
         """Positions of this chunk whose outputs are needed."""
-        return range(max(self.first, chunk.start), chunk.start + chunk.length)
+        end = min(chunk.start + chunk.length, self.first + len(self.targets))
+        return range(max(self.first, chunk.start), end)
 
     def score(self) -> Score:
         """The result, once every target has been seen."""
@@ -43,35 +43,46 @@ class Scoring:
         return Score(float(sum(self.logprobs)), self.logprobs, all(self.greedy))
 
 
-def token_logprobs(runner: Runner, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """log p of each target (n,) after its hidden state (n, dim), and whether it is the most probable token."""
-    size = max(1, HEAD_VALUES // runner.module.config.vocab_size)
-    parts = zip(hidden.split(size), targets.split(size), strict=True)
-    pieces = [_piece(runner.head(part), wanted) for part, wanted in parts]
-    return torch.cat([logprob for logprob, _ in pieces]), torch.cat([greedy for _, greedy in pieces])
-
-
 def record(runner: Runner, done: Pass, scorings: dict[int, Scoring]) -> None:
-    """Add what a pass says about the pairs in it. A pair that was preempted begins again."""
+    """Add what a pass says about the sequences in it. One that was preempted begins again."""
     found = [(row, chunk, scorings.get(chunk.sequence.id)) for row, chunk in enumerate(done.chunks)]
     work = [(row, chunk, scoring) for row, chunk, scoring in found if scoring is not None and scoring.wanted(chunk)]
     if not work:
         return
-    rows, columns, targets = [], [], []
+    rows: list[int] = []
+    columns: list[int] = []
+    owners: list[tuple[Scoring, int]] = []  # whose output it is, and the number of its target
     for row, chunk, scoring in work:
         wanted = scoring.wanted(chunk)
         rows += [row] * len(wanted)
         columns += [position - chunk.start for position in wanted]
-        targets += [scoring.targets[position - scoring.first] for position in wanted]
-    hidden = done.hidden[torch.tensor(rows), torch.tensor(columns)]
-    logprobs, greedy = token_logprobs(runner, hidden, torch.tensor(targets, device=hidden.device))
-    values, flags, at = logprobs.tolist(), greedy.tolist(), 0
-    for _, chunk, scoring in work:
-        wanted = scoring.wanted(chunk)
+        owners += [(scoring, position - scoring.first) for position in wanted]
         begin = wanted.start - scoring.first
-        scoring.logprobs[begin:] = values[at : at + len(wanted)]
-        scoring.greedy[begin:] = flags[at : at + len(wanted)]
-        at += len(wanted)
+        del scoring.logprobs[begin:], scoring.greedy[begin:], scoring.top_logprobs[begin:]
+    hidden = done.hidden[torch.tensor(rows), torch.tensor(columns)]
+    size = max(1, HEAD_VALUES // runner.module.config.vocab_size)
+    for at in range(0, len(owners), size):
+        _append(runner.head(hidden[at : at + size]), owners[at : at + size])
+
+
+def _append(logits: Tensor, owners: list[tuple[Scoring, int]]) -> None:
+    """Add the scores of targets after logits (n, vocab)."""
+    targets = torch.tensor([scoring.targets[number] for scoring, number in owners], device=logits.device)
+    logprobs, greedy = _piece(logits, targets)
+    for (scoring, _), logprob, is_greedy in zip(owners, logprobs.tolist(), greedy.tolist(), strict=True):
+        scoring.logprobs.append(logprob)
+        scoring.greedy.append(is_greedy)
+    most = max(scoring.alternatives for scoring, _ in owners)
+    if most:
+        tops = top_logprobs(logits, logits.logsumexp(-1), most)
+        for (scoring, _), top in zip(owners, tops, strict=True):
+            scoring.top_logprobs.append(dict(list(top.items())[: scoring.alternatives]))
+
+
+def top_logprobs(logits: Tensor, total: Tensor, k: int) -> list[dict[int, float]]:
+    """The k most probable tokens of each row and their log p. logits (n, vocab), total (n,) their logsumexp."""
+    values, tokens = (logits - total[:, None]).topk(min(k, logits.shape[-1]))
+    return [dict(zip(*pair, strict=True)) for pair in zip(tokens.tolist(), values.tolist(), strict=True)]
 
 
 def _piece(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -32,6 +32,14 @@ def module() -> LanguageModel:
 
 
 @pytest.fixture(scope="session")
+def exact(module: LanguageModel) -> LanguageModel:
+    """The same weights in double precision: a draw then never depends on rounding, only on what is computed."""
+    twin = build(module.config, seed=1)
+    twin.load_state_dict(module.state_dict())
+    return twin.double().eval()
+
+
+@pytest.fixture(scope="session")
 def tokenizer() -> Tokenizer:
     """Byte-level, without merges: token i < 256 is one byte; three control tokens follow."""
     alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())

@@ -16,12 +16,13 @@ from foundling.inference.sampling import SamplingRows, draw, probabilities, samp
 
 def rows(n: int, first: int = 0, seed: int = 7, **values: float) -> SamplingRows:
     """n equal rows at token indices first, first + 1, ..."""
-    params = {"temperature": 1.0, "top_p": 1.0, "min_p": 0.0, "top_k": 0, **values}
+    params = {"temperature": 1.0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0, "top_k": 0, **values}
     return SamplingRows(
         temperature=np.full(n, params["temperature"], np.float32),
         top_k=np.full(n, params["top_k"], np.int64),
         top_p=np.full(n, params["top_p"], np.float32),
         min_p=np.full(n, params["min_p"], np.float32),
+        typical_p=np.full(n, params["typical_p"], np.float32),
         seeds=np.full(n, seed, np.uint64),
         indices=np.arange(first, first + n),
     )
@@ -37,7 +38,15 @@ def test_temperature_gives_the_textbook_numbers() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"temperature": 0.7}, {"top_k": 5}, {"top_p": 0.8}, {"min_p": 0.2}, {"top_k": 9, "top_p": 0.9, "min_p": 0.05}],
+    [
+        {},
+        {"temperature": 0.7},
+        {"top_k": 5},
+        {"top_p": 0.8},
+        {"min_p": 0.2},
+        {"typical_p": 0.7},
+        {"top_k": 9, "top_p": 0.9, "min_p": 0.05},
+    ],
 )
 def test_samples_follow_the_distribution(options: dict[str, float]) -> None:
     """Guards against a biased draw: chi-square over 20,000 draws, and nothing outside the support."""
@@ -70,6 +79,7 @@ def test_a_row_does_not_depend_on_the_other_rows() -> None:
         top_k=np.array([0, 3, 0, 0, 200, 0]),
         top_p=np.array([1, 1, 0.5, 0.99, 0.9, 1], np.float32),
         min_p=np.array([0, 0, 0, 0.1, 0, 0.3], np.float32),
+        typical_p=np.array([1, 1, 1, 1, 0.7, 1], np.float32),
         seeds=np.arange(6, dtype=np.uint64),
         indices=np.array([5, 4, 3, 2, 1, 0]),
     )

@@ -1,0 +1,1 @@
+"""Output that has to have a form: grammars, repair, validation."""

@@ -1,0 +1,94 @@
+"""A grammar's state along one answer: which tokens may come next, which must, and whether it may end here."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from llguidance import LLMatcher, LLTokenizer
+from torch import Tensor
+
+from foundling.core.errors import FoundlingError
+from foundling.inference.structured.grammar import BadGrammar, Grammar
+from foundling.tokenization.tokenizer import Tokenizer
+
+
+class Matcher:
+    """One answer's position in its grammar."""
+
+    def __init__(self, matcher: LLMatcher, vocab_size: int) -> None:
+        self._matcher, self._vocab_size = matcher, vocab_size
+
+    def allowed(self) -> Tensor:
+        """(vocab,) bool: tokens that may come next. Stop ids are among them where the answer may end."""
+        bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+        mask = np.unpackbits(bits, bitorder="little")[: self._vocab_size].astype(bool)
+        padded = np.zeros(self._vocab_size, dtype=bool)  # the model's embedding may be larger than the vocabulary
+        padded[: len(mask)] = mask
+        return torch.from_numpy(padded)
+
+    def accept(self, token: int) -> None:
+        """Go on by a token that was allowed."""
+        self._matcher.consume_token(token)
+
+    def forced(self, most: int) -> list[int]:
+        """The tokens that must come next whatever the model says, at most so many; they are accepted."""
+        if most <= 0 or self._matcher.is_stopped():
+            return []
+        tokens: list[int] = self._matcher.compute_ff_tokens()[:most]
+        if tokens:
+            self._matcher.consume_tokens(tokens)
+        return tokens
+
+    @property
+    def complete(self) -> bool:
+        """Whether the answer so far is a whole one."""
+        return bool(self._matcher.is_accepting())
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more can come."""
+        return bool(self._matcher.is_stopped())
+
+    @property
+    def error(self) -> str:
+        """What went wrong, such as a limit of the parser; "" if nothing."""
+        return str(self._matcher.get_error()) if self._matcher.is_error() else ""
+
+    def missing(self) -> str:
+        """What an answer that ends here lacks, in words."""
+        must = self._matcher.compute_ff_bytes().decode("utf-8", errors="replace")
+        return f"the answer is not complete; {must!r} must come next" if must else "the answer is not complete"
+
+
+class MatcherFactory:
+    """Makes matchers for one tokenizer; a grammar that comes again is copied, not compiled again.
+
+    Args:
+        vocab_size: of the model's head, at least the tokenizer's.
+    """
+
+    def __init__(self, tokenizer: Tokenizer | None, vocab_size: int) -> None:
+        self._tokenizer, self._vocab_size = tokenizer, vocab_size
+        self._known: LLTokenizer | None = None
+        self._compiled: dict[Grammar, LLMatcher] = {}
+
+    def matcher(self, grammar: Grammar) -> Matcher:
+        """A fresh matcher.
+
+        Raises:
+            BadGrammar: the grammar cannot be compiled for this tokenizer.
+        """
+        if grammar not in self._compiled:
+            matcher = LLMatcher(self._llguidance_tokenizer(), grammar.source)
+            if matcher.is_error():
+                raise BadGrammar("the grammar cannot be used", matcher.get_error().strip().splitlines()[0])
+            self._compiled[grammar] = matcher
+        return Matcher(self._compiled[grammar].deep_copy(), self._vocab_size)
+
+    def _llguidance_tokenizer(self) -> LLTokenizer:
+        if self._tokenizer is None:
+            raise FoundlingError("a grammar needs a tokenizer")
+        if self._known is None:
+            stops = [token for token in self._tokenizer.stop_ids if token < self._tokenizer.vocab_size]
+            self._known = LLTokenizer(self._tokenizer.fast.to_str(), eos_token=stops or [self._tokenizer.eot_id])
+        return self._known
