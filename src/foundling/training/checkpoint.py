@@ -58,10 +58,10 @@ def save(scratch: Path, step: int, weights: Tensors, optimizer: Tensors, state: 
     return target
 
 
-def load_weights(path: Path, module: nn.Module) -> None:
-    """Put a checkpoint's weights into a module in place."""
+def load_weights(file: Path, module: nn.Module) -> None:
+    """Put the weights of a file that holds `trained_weights` into a module in place."""
     parameters = dict(module.named_parameters())
-    for name, value in load_file(path / "weights.safetensors").items():
+    for name, value in load_file(file).items():
         parameters[name].data.copy_(part_of(value, parameters[name]))
 
 
@@ -71,7 +71,7 @@ def step_of(path: Path) -> int:
 
 
 def trained_weights(module: nn.Module) -> Tensors:
-    """Trained weights (tied ones once), put together: the frozen come from the base model. All processes must call it."""
+    """Trained weights (tied ones once), put together. Every process must call it."""
     return {name: whole(p.detach()) for name, p in module.named_parameters() if p.requires_grad}
 
 
@@ -81,8 +81,10 @@ def latest(scratch: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def load(path: Path, module: nn.Module, optimizers: Optimizers, fingerprint: dict[str, Any]) -> dict[str, Any]:
-    """Restore weights and optimizer in place and return the state.
+def load(
+    path: Path, module: nn.Module, optimizers: Optimizers, fingerprint: dict[str, Any]
+) -> tuple[dict[str, Any], Tensors]:
+    """Restore weights and optimizer in place; returns the state, and the tensors that are not the optimizers'.
 
     Raises:
         FoundlingError: the checkpoint belongs to another run: naming what differs.
@@ -95,9 +97,11 @@ def load(path: Path, module: nn.Module, optimizers: Optimizers, fingerprint: dic
         what = f"the checkpoint {path} is of another run: {', '.join(differing)} differ"
         why = f"{key} was {saved.get(key)!r} and is now {fingerprint.get(key)!r}"
         raise FoundlingError(what, why, "Restore it, or delete the checkpoint to start anew")
-    load_weights(path, module)
-    optimizers.load_state(load_file(path / "optimizer.safetensors"))
-    return state
+    load_weights(path / "weights.safetensors", module)
+    tensors = load_file(path / "optimizer.safetensors")
+    own = {name: value for name, value in tensors.items() if "|" in name}
+    optimizers.load_state(own)
+    return state, {name: value for name, value in tensors.items() if name not in own}
 
 
 def _all(scratch: Path) -> list[Path]:

@@ -41,6 +41,13 @@ class TrainingConfig(Config):
     decay: float = option(0.4, "wsd: part of the steps in which the rate falls", gt=0, le=1)
     final_rate: float = option(0.0, "rate at the last step, relative to the peak", ge=0, le=1)
 
+    average: float = option(
+        0.0, "decay of a running average of the weights, which is then the result; 0: none", ge=0, lt=1
+    )
+    rewind_on_spike: float = option(
+        0.0, "deviations at which a loss is a spike: back to the last checkpoint, skip that batch; 0: never", ge=0
+    )
+
     precision: Precision = option("bf16", "of the forward and backward pass; weights and sums are always kept in fp32")
 
     recompute: Recompute = option("none", "blocks recomputed in the backward pass to save memory", affects_result=False)
@@ -51,7 +58,14 @@ class TrainingConfig(Config):
     checkpoint_every: int = option(0, "steps between checkpoints; 0: by time only", affects_result=False, ge=0)
     evaluate_every: int = option(0, "steps between evaluations; 0: at the end only", affects_result=False, ge=0)
     sample_every: int = option(0, "steps between sample generations; 0: at the end only", affects_result=False, ge=0)
+    diagnose_every: int = option(0, "steps between logs of update ratios and weights", affects_result=False, ge=0)
     log_every: int = option(10, "steps between lines of the log", affects_result=False, ge=1)
+
+    @model_validator(mode="after")
+    def _rewind_needs_fixed_checkpoints(self) -> TrainingConfig:
+        if self.rewind_on_spike and not self.checkpoint_every:
+            raise ValueError("rewind_on_spike needs checkpoint_every: by time, the result would depend on the clock")
+        return self
 
     @model_validator(mode="after")
     def _micro_batch_divides(self) -> TrainingConfig:

@@ -16,7 +16,7 @@ from foundling.training.config import PretrainConfig
 from foundling.training.preparation import Preparation
 from foundling.training.signals import StopSignals
 from foundling.training.trainer import TrainingSummary
-from foundling.training.worker import ERROR, SUMMARY
+from foundling.training.worker import ERROR, SUMMARY, WEIGHTS
 
 RESTARTS = 3  # of all processes, from the last checkpoint, when one dies
 
@@ -32,7 +32,7 @@ def together(
     """
     told = {"config": json.loads(config.model_dump_json()), "tokens": str(tokens), "data": data, "log": str(log)}
     write_json(scratch / "job.json", told | {"base": str(base) if base else None})
-    for name in (ERROR, SUMMARY):
+    for name in (ERROR, SUMMARY, WEIGHTS):
         (scratch / name).unlink(missing_ok=True)
     with StopSignals() as signals:
         code = _run(scratch / "job.json", config.processes, signals)
@@ -41,10 +41,10 @@ def together(
         raise FoundlingError(**json.loads((scratch / ERROR).read_text(encoding="utf-8")))
     if code:
         what = f"one of {config.processes} training processes died {RESTARTS + 1} times"
-        raise FoundlingError(what, "its last messages are above", "Run the same command again to go on from the checkpoint")
-    path = checkpoint.latest(scratch)
-    assert path is not None, "training ended without a checkpoint"
-    checkpoint.load_weights(path, parts.module)
+        raise FoundlingError(
+            what, "its last messages are above", "Run the same command again to go on from the checkpoint"
+        )
+    checkpoint.load_weights(scratch / WEIGHTS, parts.module)
     return TrainingSummary(**json.loads((scratch / SUMMARY).read_text(encoding="utf-8")))
 
 

@@ -41,11 +41,13 @@ def parallelize(module: nn.Module, world: World, config: TrainingConfig) -> None
 
 
 def _slice_tensors(module: nn.Module, world: World) -> None:
-    """Tensor parallelism (Shoeybi et al. 2019, Megatron-LM): every process computes some heads and some hidden units."""
+    """Tensor parallelism (Shoeybi et al. 2019, Megatron-LM): a process computes some heads and some hidden units."""
     mesh = _mesh(world)["tensor"]
     for block in cast(Any, module).blocks:
         _require_divisible(block, world.slices)
-        plan: dict[str, Any] = {name: ColwiseParallel() for name in COLUMNS} | {name: RowwiseParallel() for name in ROWS}
+        plan: dict[str, Any] = {name: ColwiseParallel() for name in COLUMNS} | {
+            name: RowwiseParallel() for name in ROWS
+        }
         parallelize_module(block, mesh, {name: style for name, style in plan.items() if _has(block, name)})
         heads = {name: getattr(block.mixer.config, name) // world.slices for name in ("n_heads", "n_kv_heads")}
         block.mixer.config = block.mixer.config.model_copy(update=heads)
@@ -86,11 +88,14 @@ def _run_again(forward: Any, *arguments: Any) -> Any:
 def _shard(module: nn.Module, world: World, config: TrainingConfig) -> None:
     """FSDP2 (Zhao et al. 2023): each process keeps a part of every weight, gradient and optimizer state.
 
-    With replicas beside the shards this is hybrid sharding. Gradients are added up, not averaged: the loop divides once.
+    With replicas beside the shards this is hybrid sharding. Gradients are summed, not averaged: the loop divides once.
     """
     mesh = _mesh(world)["replica", "shard"] if world.replicas > 1 else _mesh(world)["shard"]
     kind = torch.bfloat16 if config.precision == "bf16" else None
-    options: dict[str, Any] = {"mesh": mesh, "mp_policy": MixedPrecisionPolicy(param_dtype=kind, reduce_dtype=torch.float32)}
+    options: dict[str, Any] = {
+        "mesh": mesh,
+        "mp_policy": MixedPrecisionPolicy(param_dtype=kind, reduce_dtype=torch.float32),
+    }
     for block in cast(Any, module).blocks:
         fully_shard(block, **options)
     fully_shard(module, **options)

@@ -32,7 +32,9 @@ class LossAt(nn.Module):
         self._exact = exact_parameters(module)
         if not self.as_is:
             named = module.named_parameters()
-            self._frozen = {name: p.to(torch.bfloat16) for name, p in named if p.is_floating_point() and not p.requires_grad}
+            self._frozen = {
+                name: p.to(torch.bfloat16) for name, p in named if p.is_floating_point() and not p.requires_grad
+            }
 
     def forward(self, batch: Batch) -> LossSum:
         """The objective's loss of some rows."""

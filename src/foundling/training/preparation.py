@@ -27,7 +27,9 @@ from foundling.training.objectives.choices import (
 )
 from foundling.training.token_files import TokenSplit
 
-PROBE = "def probe(x):\n    return 'Grüße, 世界' + str(x ** 2)  # 1234567890\n"  # two tokenizers that agree on it are one
+PROBE = (
+    "def probe(x):\n    return 'Grüße, 世界' + str(x ** 2)  # 1234567890\n"  # two tokenizers that agree on it are one
+)
 VALIDATION_BATCHES = 16
 
 

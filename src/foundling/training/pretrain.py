@@ -108,7 +108,9 @@ def _card(config: PretrainConfig, draft: Draft, inputs: Inputs) -> str:
     own = {name: metrics[name] for name in ("validation_bits_per_byte", "validation_loss") if name in metrics}
     results = {"this model": next(iter(own.values()))} | baselines
     base = inputs.get("base")
-    about = "continued from a base model" if base else f"the architecture `{config.preset}`, trained from random weights"
+    about = (
+        "continued from a base model" if base else f"the architecture `{config.preset}`, trained from random weights"
+    )
     return model_card(
         "Base language model",
         f"A decoder of {metrics['parameters']:,} parameters, {about} on {metrics['tokens']:,} tokens. "

@@ -23,7 +23,9 @@ class TokenSplit:
     def __init__(self, directory: Path, split: str) -> None:
         meta = _read_meta(directory)
         if split not in meta["splits"]:
-            raise FoundlingError(f"tokens {directory.name} have no split {split!r}", f"splits: {', '.join(meta['splits'])}")
+            raise FoundlingError(
+                f"tokens {directory.name} have no split {split!r}", f"splits: {', '.join(meta['splits'])}"
+            )
         self.name = split
         self.vocab_size: int = meta["vocab_size"]
         self.eot_id: int = meta["eot_id"]
@@ -32,7 +34,9 @@ class TokenSplit:
         file = directory / f"{split}.bin"
         if not file.stat().st_size:
             raise FoundlingError(f"split {split!r} of tokens {directory.name} is empty", "there is nothing to train on")
-        self.stream: NDArray[np.unsignedinteger] = np.memmap(file, dtype=np.dtype(meta["dtype"]).newbyteorder("<"), mode="r")
+        self.stream: NDArray[np.unsignedinteger] = np.memmap(
+            file, dtype=np.dtype(meta["dtype"]).newbyteorder("<"), mode="r"
+        )
         if len(self.stream) != self.starts[-1]:
             what = f"{file} holds {len(self.stream)} tokens where its index says {self.starts[-1]}"
             raise FoundlingError(what, fix="Tokenize the corpus again")
@@ -60,6 +64,8 @@ class TokenSplit:
 def _read_meta(directory: Path) -> dict:  # type: ignore[type-arg]
     file = directory / "tokens.json"
     if not file.is_file():
-        raise FoundlingError(f"{directory} holds no tokens", "it has no tokens.json", "Make one with `foundling tokenize`")
+        raise FoundlingError(
+            f"{directory} holds no tokens", "it has no tokens.json", "Make one with `foundling tokenize`"
+        )
     meta: dict = json.loads(file.read_text(encoding="utf-8"))  # type: ignore[type-arg]
     return meta

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,8 +17,10 @@ from foundling.core.config import identity
 from foundling.core.errors import FoundlingError
 from foundling.core.rng import seed_for
 from foundling.training import checkpoint
+from foundling.training.averaging import RunningAverage
 from foundling.training.batch import Batch
 from foundling.training.config import TrainingConfig
+from foundling.training.diagnostics import Movement
 from foundling.training.memory import freed_memory_kept
 from foundling.training.monitor import Monitor, StepReport
 from foundling.training.objective import LossSum, Objective
@@ -26,10 +29,12 @@ from foundling.training.parallel import parallelize
 from foundling.training.precision import LossAt
 from foundling.training.schedule import rate_factor
 from foundling.training.signals import StopSignals
+from foundling.training.spikes import is_spike
 from foundling.training.world import World, local
 
 Evaluate = Callable[[nn.Module], dict[str, float]]
 Sample = Callable[[nn.Module], list[str]]
+AVERAGE = "average:"  # prefix of the running average's tensors in a checkpoint
 RECENT = 50  # steps whose mean is the summary's loss
 
 
@@ -58,6 +63,7 @@ class _State:
     step: int = 0
     recent: list[float] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
+    skipped: list[int] = field(default_factory=list)  # batches that made the loss jump
     evaluated: int = -1
     sampled: int = -1
     evaluation: dict[str, float] = field(default_factory=dict)
@@ -99,6 +105,8 @@ class Trainer:
         self.weights = [p for p in module.parameters() if p.requires_grad]
         self.device = self.weights[0].device
         self.loss_at = LossAt(module, objective, config.precision, sharded=self.world.shards > 1)
+        self.average = RunningAverage(module, config.average) if config.average else None
+        self.movement = Movement(module)
         self.monitor = Monitor(log, config.log_every, flops_per_token, config.precision)
         self.fingerprint = {"data": data, "config": identity(config), "weights": _shapes(module)}
         self.state = _State()
@@ -116,6 +124,8 @@ class Trainer:
         with freed_memory_kept(), StopSignals() as signals:
             self._resume()
             self._run(signals)
+        if self.average is not None:
+            self.average.swap()
         return self._summary()
 
     def _run(self, signals: StopSignals) -> None:
@@ -124,6 +134,8 @@ class Trainer:
             self._dry_run()
             while self.state.step < self.config.steps:
                 report = self._train_step(self.state.step)
+                if report is None:
+                    continue
                 bar.advance(1, loss=report.loss, tokens_per_s=self.monitor.speed())
                 stopping = self.world.agree(signals.received is not None)
                 if stopping or self._checkpoint_due():
@@ -134,19 +146,20 @@ class Trainer:
 
     # --- one step -------------------------------------------------------------------------------------------------
 
-    def _train_step(self, step: int) -> StepReport:
+    def _train_step(self, step: int) -> StepReport | None:
+        """One optimizer step; None if its loss was a spike and the run went back to the last checkpoint."""
         self.monitor.start_step()
         batch = self._batch(step)
         parts = self.world.share(batch).split(self.config.micro_batch)
         results = [self._backward(part, step, index) for index, part in enumerate(parts)]
         loss, metrics, count = self._totals(results)
+        if self.config.rewind_on_spike and is_spike(loss, self.state.recent, self.config.rewind_on_spike):
+            return self._rewind(step, loss, parts)
         self._require_finite(loss, step, results, parts)
         norm = self._scale_gradients(count)
         self._require_finite(norm, step, results, parts)
         factor = rate_factor(self.config, step)
-        self.optimizers.set_rate(factor)
-        self.optimizers.step()
-        self.module.zero_grad(set_to_none=True)
+        self._move(step, factor)
         self.state.step = step + 1
         self.state.recent = [*self.state.recent, loss][-RECENT:]
         self.state.metrics = metrics
@@ -154,11 +167,48 @@ class Trainer:
         self.monitor.end_step(report, last=self.state.step == self.config.steps)
         return report
 
+    def _move(self, step: int, factor: float) -> None:
+        """Apply the gradients, and now and then measure what that did."""
+        measured = self.config.diagnose_every > 0 and (step + 1) % self.config.diagnose_every == 0
+        if measured:
+            self.movement.before()
+        self.optimizers.set_rate(factor)
+        self.optimizers.step()
+        self.module.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update()
+        if measured:
+            self.monitor.write("diagnosis", step=step + 1, **self.movement.after())
+
+    def _rewind(self, step: int, loss: float, parts: list[Batch]) -> None:
+        """Back to the last checkpoint, never to see this batch again (Chowdhery et al. 2022, PaLM, §5.1)."""
+        number = self._number(step)
+        self.module.zero_grad(set_to_none=True)
+        path = checkpoint.latest(self.scratch)
+        if path is None:
+            sources = [source for part in parts for source in part.sources]
+            raise FoundlingError(
+                f"the loss jumped to {loss:.3g} at step {step}, before any checkpoint", "; ".join(sources)
+            )
+        skipped = sorted({*self.state.skipped, number})
+        self._restore(path)
+        self.state.skipped = skipped
+        self._first = None
+        self.monitor.write("rewind", step=self.state.step, loss=loss, skipped=number)
+        progress.say(f"{self.title}: the loss jumped to {loss:.3g} at step {step}; back to step {self.state.step}")
+
+    def _number(self, step: int) -> int:
+        """Which of the objective's batches a step takes: the step's own number plus the batches skipped before it."""
+        number = step
+        for skipped in self.state.skipped:
+            number += skipped <= number
+        return number
+
     def _batch(self, step: int) -> Batch:
         if self._first is not None and self._first[0] == step:
             batch, self._first = self._first[1], None
             return batch
-        return self.objective.batch(step, self.module)
+        return self.objective.batch(self._number(step), self.module)
 
     def _backward(self, part: Batch, step: int, index: int) -> LossSum:
         """Add one micro-batch's gradients of the summed loss. Its randomness (dropout) is a function of the step."""
@@ -196,13 +246,15 @@ class Trainer:
         named = "; ".join(sources[:8]) + (f" and {len(sources) - 8} more" if len(sources) > 8 else "")
         what = f"the {'loss' if bad else 'gradient'} became {value} at step {step}"
         why = f"the batch's documents: {named or 'not named by this objective'}"
-        raise FoundlingError(what, why, "Lower the learning rate, or look at these documents; the last checkpoint is intact")
+        raise FoundlingError(
+            what, why, "Lower the learning rate, or look at these documents; the last checkpoint is intact"
+        )
 
     def _dry_run(self) -> None:
         """One micro-batch forward and backward before anything else: what does not fit fails now, with advice."""
         if self.state.step >= self.config.steps:
             return
-        batch = self.objective.batch(self.state.step, self.module)
+        batch = self.objective.batch(self._number(self.state.step), self.module)
         self._first = (self.state.step, batch)
         part = self.world.share(batch).split(self.config.micro_batch)[0]
         try:
@@ -220,13 +272,15 @@ class Trainer:
     def _look(self) -> None:
         """Evaluate and sample when their turn has come, after saving."""
         step, last = self.state.step, self.state.step == self.config.steps
-        evaluate = self.evaluate is not None and self.state.evaluated != step and _due(step, self.config.evaluate_every, last)
+        evaluate = (
+            self.evaluate is not None and self.state.evaluated != step and _due(step, self.config.evaluate_every, last)
+        )
         sample = self.sample is not None and self.state.sampled != step and _due(step, self.config.sample_every, last)
         if not (evaluate or sample or last):
             return
         self._save()
         self.module.eval()
-        with torch.no_grad():
+        with torch.no_grad(), self.average.in_place() if self.average else nullcontext():
             if evaluate and self.evaluate is not None:
                 self.state.evaluation = self.evaluate(self.module)
                 self.monitor.write("evaluation", step=step, **self.state.evaluation)
@@ -248,6 +302,8 @@ class Trainer:
             "seconds": self.monitor.busy_s,
         }
         weights, optimizer = checkpoint.trained_weights(self.module), self.optimizers.state()
+        if self.average is not None:
+            optimizer |= {f"{AVERAGE}{name}": value for name, value in self.average.state().items()}
         if self.world.rank == 0:
             checkpoint.save(self.scratch, self.state.step, weights, optimizer, state)
         self.world.wait()
@@ -258,11 +314,17 @@ class Trainer:
         if path is None:
             self.monitor.resume(-1, 0, 0.0)
             return
-        saved = checkpoint.load(path, self.module, self.optimizers, self.fingerprint)
-        self.state = _State(**{name: saved[name] for name in vars(self.state)})
-        self.monitor.resume(self.state.step, saved["tokens"], saved["seconds"])
+        self._restore(path)
         progress.say(f"{self.title}: going on from step {self.state.step} of {self.config.steps}")
         self._look()
+
+    def _restore(self, path: Path) -> None:
+        saved, rest = checkpoint.load(path, self.module, self.optimizers, self.fingerprint)
+        self.state = _State(**{name: saved[name] for name in vars(self.state)})
+        if self.average is not None:
+            averages = {name.removeprefix(AVERAGE): value for name, value in rest.items()}
+            self.average.load_state(averages, self.state.step)
+        self.monitor.resume(self.state.step, saved["tokens"], saved["seconds"])
 
     def _summary(self) -> TrainingSummary:
         recent, speed = self.state.recent, self.monitor.speed()

@@ -23,7 +23,9 @@ class Windows:
     def __init__(self, split: TokenSplit, length: int, seed: int, extra: int = 0) -> None:
         if len(split.stream) < 2 * length + extra:
             what = f"the {split.name} split holds {len(split.stream)} tokens, too few for a context of {length}"
-            raise FoundlingError(what, f"at least {2 * length + extra} are needed", "Use more text or a smaller context")
+            raise FoundlingError(
+                what, f"at least {2 * length + extra} are needed", "Use more text or a smaller context"
+            )
         self.split, self.length, self.seed = split, length, seed
         self.count = (len(split.stream) - extra - length) // length  # leaves room for an offset below one window
 

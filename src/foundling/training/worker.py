@@ -11,15 +11,18 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from safetensors.torch import save_file
+
 from foundling.core import progress
 from foundling.core.errors import FoundlingError
 from foundling.core.files import write_json
+from foundling.training import checkpoint
 from foundling.training.config import PretrainConfig
 from foundling.training.preparation import prepare
 from foundling.training.trainer import Trainer
 from foundling.training.world import join
 
-SUMMARY, ERROR = "summary.json", "error.json"
+SUMMARY, WEIGHTS, ERROR = "summary.json", "result.safetensors", "error.json"
 
 
 def main(job: Path) -> int:
@@ -43,10 +46,12 @@ def main(job: Path) -> int:
             title="pretrain",
         )
         summary = trainer.fit()
+        weights = checkpoint.trained_weights(parts.module)
     except FoundlingError as error:
         write_json(scratch / ERROR, {"what": error.what, "why": error.why, "fix": error.fix})
         return error.exit_code
     if rank == 0:
+        save_file({name: weight.contiguous() for name, weight in weights.items()}, scratch / WEIGHTS)
         write_json(scratch / SUMMARY, asdict(summary))
     return 0
 

@@ -33,7 +33,9 @@ class World:
         self.shards = config.shard or self.size // config.tensor
         self.slices = config.tensor
         if self.shards < 1 or self.size % (self.shards * self.slices):
-            what = f"a mesh of {self.shards} shards and {self.slices} tensor slices does not divide {self.size} processes"
+            what = (
+                f"a mesh of {self.shards} shards and {self.slices} tensor slices does not divide {self.size} processes"
+            )
             raise FoundlingError(what, "shard · tensor must be a divisor of the processes", "Change shard or tensor")
         self.replicas = self.size // (self.shards * self.slices)
         self.mesh: DeviceMesh | None = None
@@ -107,7 +109,9 @@ def join() -> int:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         backend = "cuda:nccl,cpu:gloo" if torch.cuda.is_available() else "gloo"
         try:
-            dist.init_process_group(backend, timeout=timedelta(seconds=float(os.environ.get("FOUNDLING_JOIN_S", "600"))))
+            dist.init_process_group(
+                backend, timeout=timedelta(seconds=float(os.environ.get("FOUNDLING_JOIN_S", "600")))
+            )
         except (dist.DistStoreError, dist.DistNetworkError) as error:
             what = f"not all {os.environ['WORLD_SIZE']} processes came"
             raise FoundlingError(what, str(error).splitlines()[0], "Start as many as WORLD_SIZE says") from error

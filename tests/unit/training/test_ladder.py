@@ -20,7 +20,9 @@ def test_always_a_preset_and_a_sane_number_of_steps(budget: float, rate: float) 
 def test_more_time_never_gives_a_smaller_model() -> None:
     """A bigger budget that buys a worse model is a hole in the ladder."""
     order = [rung.preset for rung in LADDER]
-    sizes = [order.index(choose_size(seconds, Rates(3e10, 1.5e11, 4e11, 2, "cpu"))[0]) for seconds in range(20, 20000, 60)]
+    sizes = [
+        order.index(choose_size(seconds, Rates(3e10, 1.5e11, 4e11, 2, "cpu"))[0]) for seconds in range(20, 20000, 60)
+    ]
     assert sizes == sorted(sizes) and sizes[0] < sizes[-1]
 
 

@@ -1,4 +1,4 @@
-"""Every objective: what its batches hold, that they are functions of (seed, step), and that a model learns from them."""
+"""Every objective: what its batches hold, that they depend on (seed, step) alone, and that a model learns."""
 
 from __future__ import annotations
 
@@ -27,7 +27,16 @@ from foundling.training.trainer import Trainer
 CONTEXT, ROWS, EXTRA = 32, 8, 30
 MASK = VOCAB
 SENTINELS = tuple(range(VOCAB, VOCAB + 20))
-NAMES = ["causal", "prefix_lm", "fill_in_the_middle", "masked", "masked_diffusion", "span_corruption", "ul2", "contrastive"]
+NAMES = [
+    "causal",
+    "prefix_lm",
+    "fill_in_the_middle",
+    "masked",
+    "masked_diffusion",
+    "span_corruption",
+    "ul2",
+    "contrastive",
+]
 
 
 @pytest.fixture(scope="module")

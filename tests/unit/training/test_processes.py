@@ -13,8 +13,14 @@ from tiny import write_tokens
 
 WORKER = Path(__file__).with_name("processes_worker.py")
 BASE = {
-    "steps": 20, "batch_size": 8, "context": 16, "precision": "fp32", "log_every": 1, "schedule": "constant",
-    "learning_rate": 0.003, "matrix_learning_rate": 0.01,
+    "steps": 20,
+    "batch_size": 8,
+    "context": 16,
+    "precision": "fp32",
+    "log_every": 1,
+    "schedule": "constant",
+    "learning_rate": 0.003,
+    "matrix_learning_rate": 0.01,
 }
 
 

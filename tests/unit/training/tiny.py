@@ -59,7 +59,12 @@ def write_tokens(directory: Path, documents: int = 40, seed: int = 0) -> Path:
 def tiny_config(**changes: object) -> TrainingConfig:
     """A config of a few seconds."""
     fields: dict[str, object] = {
-        "steps": 12, "batch_size": 8, "context": 16, "precision": "fp32", "matrix_learning_rate": 0.05,
-        "learning_rate": 0.01, "log_every": 1,
+        "steps": 12,
+        "batch_size": 8,
+        "context": 16,
+        "precision": "fp32",
+        "matrix_learning_rate": 0.05,
+        "learning_rate": 0.01,
+        "log_every": 1,
     }
     return TrainingConfig(**(fields | changes))

@@ -64,13 +64,14 @@ def build_objective(config: PretrainConfig, split: TokenSplit, tokenizer: Tokeni
             *common, sentinels=(ids[0], ids[1], ids[2]), rate=config.fill_in_rate, z_loss=config.z_loss
         ),
         "masked": lambda: Masked(
-            *common, mask_id=ids[0], rate=config.mask_rate, begins_word=word_starts(tokenizer) if config.whole_words else None
+            *common,
+            mask_id=ids[0],
+            rate=config.mask_rate,
+            begins_word=word_starts(tokenizer) if config.whole_words else None,
         ),
         "masked_diffusion": lambda: MaskedDiffusion(*common, mask_id=ids[0]),
         "span_corruption": lambda: SpanCorruption(*common, sentinels=ids),
-        "ul2": lambda: SpanCorruption(
-            *common, sentinels=ids[3:], denoisers=ul2_denoisers((ids[0], ids[1], ids[2]))
-        ),
+        "ul2": lambda: SpanCorruption(*common, sentinels=ids[3:], denoisers=ul2_denoisers((ids[0], ids[1], ids[2]))),
     }
     return makers[config.objective]()
 

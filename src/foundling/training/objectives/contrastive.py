@@ -97,7 +97,9 @@ class Contrastive:
         numbers = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
         epochs = numbers // len(self.pairs)
         order = {e: Permutation(len(self.pairs), self.seed, "pairs", e) for e in np.unique(epochs)}
-        chosen = [self.pairs[int(order[e][np.array([n % len(self.pairs)])][0])] for n, e in zip(numbers, epochs, strict=True)]
+        chosen = [
+            self.pairs[int(order[e][np.array([n % len(self.pairs)])][0])] for n, e in zip(numbers, epochs, strict=True)
+        ]
         queries, query_mask = self._padded([pair.query for pair in chosen])
         passages, passage_mask = self._padded([pair.passage for pair in chosen])
         extra = {"passage_mask": passage_mask}

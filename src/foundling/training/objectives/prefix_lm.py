@@ -16,7 +16,7 @@ from foundling.training.objectives.causal import Causal
 
 
 class PrefixLM(Causal):
-    """Causal, but a random prefix attends to itself in both directions and is not scored (Raffel et al. 2020, §3.2.1)."""
+    """Causal, but a random prefix sees itself both ways and is not scored (Raffel et al. 2020, §3.2.1)."""
 
     def batch(self, step: int, model: nn.Module | None = None) -> Batch:
         """Windows with prefixes of 1 to context - 1 tokens."""

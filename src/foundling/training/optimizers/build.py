@@ -44,7 +44,10 @@ class Optimizers:
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Restore what `state` returned."""
         owner = {
-            self.names[p]: (optimizer, p) for optimizer in self.optimizers for g in optimizer.param_groups for p in g["params"]
+            self.names[p]: (optimizer, p)
+            for optimizer in self.optimizers
+            for g in optimizer.param_groups
+            for p in g["params"]
         }
         for name, value in state.items():
             parameter_name, _, key = name.rpartition("|")
@@ -64,10 +67,14 @@ def build_optimizers(module: nn.Module, config: TrainingConfig) -> Optimizers:
         others = _groups([p for p in names if p not in hidden], 0.0)
         muon = [_muon(matrices, config)] if matrices else []
         return Optimizers([*muon, _adamw(others, config)] if others else muon, names)
-    groups = _groups([p for p in names if p.ndim >= 2], config.weight_decay) + _groups([p for p in names if p.ndim < 2], 0.0)
+    groups = _groups([p for p in names if p.ndim >= 2], config.weight_decay) + _groups(
+        [p for p in names if p.ndim < 2], 0.0
+    )
     if config.optimizer == "adamw":
         return Optimizers([_adamw(groups, config)], names)
-    return Optimizers([torch.optim.SGD(groups, config.learning_rate, config.momentum, nesterov=config.momentum > 0)], names)
+    return Optimizers(
+        [torch.optim.SGD(groups, config.learning_rate, config.momentum, nesterov=config.momentum > 0)], names
+    )
 
 
 def _groups(parameters: list[Tensor], weight_decay: float) -> list[dict[str, Any]]:

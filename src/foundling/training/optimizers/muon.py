@@ -65,7 +65,7 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_sub_(pieces, torch._foreach_mul(updates, lr * max(1.0, rows / cols) ** 0.5))
 
     def _orthogonal(self, pieces: list[Tensor], like: list[Tensor]) -> list[Tensor]:
-        """Orthogonal updates of matrices laid out as `like`: distributed ones are put together for it on every process."""
+        """Orthogonal updates of matrices laid out as `like`; distributed ones are put together on every process."""
         full = [whole(laid_out(piece, other)) for piece, other in zip(pieces, like, strict=True)]
         updates = orthogonalize(torch.stack(full).to(self.dtype)).to(full[0].dtype)
         return [local(part_of(update, other)) for update, other in zip(updates.unbind(), like, strict=True)]
