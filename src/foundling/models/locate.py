@@ -17,7 +17,7 @@ def locate(spec: str) -> Path:
     """The directory of a hub id ("HuggingFaceTB/SmolLM2-135M", cached or downloaded), a GGUF file or a packaged model.
 
     Raises:
-        FoundlingError: `spec` is none of these, or its package is not installed, or the hub has no such model or cannot be reached.
+        FoundlingError: `spec` is none of these, its package is not installed, or the hub does not give it.
     """
     if spec.lower() in PACKAGED:
         found = find_packaged(spec.lower())
