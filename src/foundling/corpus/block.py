@@ -19,6 +19,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet
 
+from foundling.core.errors import FoundlingError
 from foundling.core.files import write_json
 from foundling.corpus.columns import FlatText, Ints
 from foundling.corpus.config import CorpusConfig
@@ -79,6 +80,30 @@ def run(block: Block, config: CorpusConfig, held_out: HeldOut, scorers: Sequence
 def folder_of(block: Block, folder: Path) -> Path:
     """Where a finished block lies."""
     return folder / f"block-{block.number:06d}"
+
+
+def sign_earlier(config: CorpusConfig, folder: Path) -> Path:
+    """A directory with the facts and signatures of the earlier corpora's documents, as a block has them.
+
+    Raises:
+        FoundlingError: a folder holds no corpus.
+    """
+    target = folder / "earlier"
+    target.mkdir(parents=True, exist_ok=True)
+    with (target / "facts.i64").open("wb") as facts, (target / "signatures.u32").open("wb") as signed:
+        for corpus in config.not_in:
+            files = [path for split in ("train", "validation") if (path := _split_file(corpus, split)).is_file()]
+            if not files:
+                raise FoundlingError(f"not_in: {corpus} is no corpus", "it has no train.parquet")
+            for rows in (rows for file in files for rows in rows_of(file)):
+                words = word_hashes(FlatText.of(rows["text"]))
+                _facts(rows, words, HeldOut([])).tofile(facts)
+                signatures(words).tofile(signed)
+    return target
+
+
+def _split_file(corpus: str, split: str) -> Path:
+    return Path(corpus).expanduser() / f"{split}.parquet"
 
 
 def rules_of(config: CorpusConfig) -> list[Rule]:

@@ -57,7 +57,7 @@ def build(
     counts = [block.read_counts(folder) for folder in folders]
     facts = Facts.load(folders)
     _refuse_empty(facts, folders, counts, config)
-    fate, clusters = _decide(config, facts, folders)
+    fate, clusters = _decide(config, facts, folders, _earlier(config, draft.scratch))
     leaks = pl.Series([*items, ""], dtype=pl.String)[facts.contaminated_by]
     uses, epochs = _mix(config, facts, folders, fate == TRAIN)
     _write_documents(draft.path, folders, fate, uses, leaks)
@@ -80,17 +80,32 @@ def _refuse_empty(facts: Facts, folders: list[Path], counts: list[dict[str, Any]
     raise FoundlingError(f"no document of {', '.join(config.data)} is left", why, "Check the data or relax the rules")
 
 
-def _decide(config: CorpusConfig, facts: Facts, folders: list[Path]) -> tuple[NDArray[np.int8], Ints]:
-    """((documents,) the fate of each, (documents,) its cluster of near duplicates)."""
+def _earlier(config: CorpusConfig, scratch: Path) -> list[Path]:
+    return [block.sign_earlier(config, scratch)] if config.not_in else []
+
+
+def _decide(
+    config: CorpusConfig, facts: Facts, folders: list[Path], earlier: list[Path]
+) -> tuple[NDArray[np.int8], Ints]:
+    """((documents,) the fate of each, (documents,) its cluster of near duplicates).
+
+    Args:
+        earlier: directories with facts and signatures of earlier corpora; their documents come first, so they stay.
+    """
+    everything = Facts.load([*earlier, *folders])
+    old = len(everything.ids) - len(facts.ids)
     fate = np.full(len(facts.ids), TRAIN, np.int8)
-    fate[duplicates.exact(facts.ids.view(np.uint64))] = EXACT
+    fate[duplicates.exact(everything.ids.view(np.uint64))[old:]] = EXACT
     alive = fate == TRAIN
-    signed = _all_signatures(folders)
+    signed = _all_signatures([*earlier, *folders], folders[0].parent)
     clusters = np.arange(len(fate))
     if config.near_duplicates:
-        clusters = duplicates.near_clusters(signed, config.near_duplicates, alive & (facts.comparable > 0))
-        fate[alive & ~duplicates.choose(clusters)] = NEAR
+        among = np.concatenate([np.ones(old, bool), alive]) & (everything.comparable > 0)
+        clusters = duplicates.near_clusters(signed, config.near_duplicates, among)
+        fate[alive & ~duplicates.choose(clusters)[old:]] = NEAR
         alive = fate == TRAIN
+        clusters = clusters[old:]
+    signed = signed[old:]
     similar = np.arange(len(fate))
     if config.same_side:
         similar = duplicates.near_clusters(signed, config.same_side, alive & (facts.comparable > 0))
@@ -103,9 +118,9 @@ def _decide(config: CorpusConfig, facts: Facts, folders: list[Path]) -> tuple[ND
     return fate, clusters
 
 
-def _all_signatures(folders: list[Path]) -> Signatures:
+def _all_signatures(folders: list[Path], scratch: Path) -> Signatures:
     """(documents, PERMUTATIONS) the signatures of all blocks, on disk: half a kilobyte a document."""
-    path = folders[0].parent / "signatures.u32"
+    path = scratch / "signatures.u32"
     with path.open("wb") as file:
         for folder in folders:
             with (folder / "signatures.u32").open("rb") as part:

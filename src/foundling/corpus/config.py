@@ -53,6 +53,9 @@ class CorpusConfig(Config):
     near_duplicates: float = option(
         0.8, "Jaccard similarity from which one of two documents goes; 0: keep all", ge=0, le=1
     )
+    not_in: tuple[str, ...] = option(
+        (), "earlier corpora (folders with train.parquet): copies and near duplicates of their documents go"
+    )
     same_side: float = option(0.5, "documents at least this similar fall on the same side of the split", ge=0, le=1)
     decontaminate: bool = option(True, "drop training documents that hold an evaluation prompt")
     validation_source: str | None = option(None, "take validation only from this source (a glob: `package:*`)")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from foundling.core.errors import FoundlingError
-from foundling.core.files import sha256_file
+from foundling.core.files import sha256_file, sha256_tree
 from foundling.corpus import installed
 from foundling.corpus.config import INSTALLED_PYTHON, CorpusConfig
 from foundling.corpus.readers import registry
@@ -42,7 +42,8 @@ def outside(config: CorpusConfig) -> dict[str, str]:
     named = [*config.data]
     named += config.quality.good if config.quality else ()
     named += config.perplexity.reference if config.perplexity else ()
-    return {entry: _fingerprint(entry, config) for entry in named}
+    found = {entry: _fingerprint(entry, config) for entry in named}
+    return found | {f"not in {folder}": sha256_tree(Path(folder).expanduser()) for folder in config.not_in}
 
 
 def blocks(config: CorpusConfig) -> list[Block]:

@@ -278,3 +278,17 @@ def test_web_signals_and_language(tmp_path: Path) -> None:
     meta = json.loads(pl.read_parquet(corpus.file("train.parquet"))["meta"][0])
     assert meta["language"] == "en" and meta["language_score"] > 0.65
     assert json.loads(corpus.file("report.json").read_text())["languages"].keys() == {"en"}
+
+
+def test_documents_of_an_earlier_corpus_go(folder: Path, tmp_path: Path) -> None:
+    first = make(tmp_path / "store", data=(str(folder),), validation_bytes=2000)
+    more = tmp_path / "more"
+    more.mkdir()
+    (more / "copy.txt").write_text(prose(20, 3))
+    (more / "near.txt").write_text(prose(20, 4) + " One more sentence.")
+    (more / "new.txt").write_text(prose(20, 99))
+    second = make(tmp_path / "store", data=(str(more),), not_in=(str(first.path),), validation_bytes=0)
+    assert texts(second) == [prose(20, 99)]
+    assert reasons(second) == {"exact duplicate": 1, "near duplicate": 1}
+    with pytest.raises(FoundlingError, match="is no corpus"):
+        make(tmp_path / "store", data=(str(more),), not_in=(str(more),), validation_bytes=0)
