@@ -63,14 +63,13 @@ def funnel(report: Mapping[str, Any]) -> Markup:
     return figure(fig, "Documents dropped, by reason")
 
 
-def corpus_note(metrics: Mapping[str, Any]) -> str:
-    """One line about a corpus's numbers."""
-    parts = []
-    for name, value in metrics.items():
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            shown = human_bytes(value) if "bytes" in name else human_count(value)
-            parts.append(f"{name.replace('_', ' ')} {shown}")
-    return ", ".join(parts)
+def corpus_note(report: Mapping[str, Any]) -> str:
+    """What was read, and what is left to train on and to hold out."""
+    parts = [
+        f"{words} {human_bytes(report[part]['bytes'])} in {report[part]['documents']:,} documents"
+        for part, words in (("read", "Read"), ("train", "kept for training"), ("validation", "held out"))
+    ]
+    return ", ".join(parts) + "."
 
 
 def scores(rows: Scored, metrics: Sequence[str]) -> Markup:

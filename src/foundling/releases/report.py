@@ -12,7 +12,7 @@ from foundling.core.artifacts import Artifact, Draft
 from foundling.core.config import Config, option
 from foundling.core.environment import environment
 from foundling.core.hardware import WATTS_PER_CORE, describe, threads
-from foundling.core.report import Page, cards, code, details, graph, side_by_side, table
+from foundling.core.report import Page, cards, code, details, graph, side_by_side, table, text
 from foundling.core.stages import Inputs
 from foundling.core.units import human_bytes, human_flops, human_time
 from foundling.releases import figures
@@ -63,12 +63,15 @@ def _subtitle(artifacts: Mapping[str, Artifact]) -> str:
 
 def _headlines(artifacts: Mapping[str, Artifact]) -> Markup:
     values: dict[str, tuple[str, str]] = {}
+    base = next((a.metrics for a in artifacts.values() if "validation_bits_per_byte" in a.metrics), None)
+    if base is not None:
+        beside = ", ".join(f"{name} {value:.2f}" for name, value in base["baseline_bits_per_byte"].items())
+        values["bits per byte, held out"] = (f"{base['validation_bits_per_byte']:.3f}", beside)
     rows = scored_models(artifacts)
-    for metric, label in HEADLINES[:3]:
+    for metric, label in HEADLINES[1:3]:
         scored = [(name, e.metrics[metric]) for name, _, e in rows if metric in e.metrics]
         if scored:
-            pick = max if scored[0][1]["higher_is_better"] else min
-            name, best = pick(scored, key=lambda item: item[1]["value"])
+            name, best = max(scored, key=lambda item: item[1]["value"])
             values[label] = (f"{best['value']:.3f}", f"{name}, 95% [{best['low']:.3f}, {best['high']:.3f}]")
     seconds = sum(float(a.run.get("seconds", 0)) for a in artifacts.values())
     values["time"] = (human_time(seconds), f"{len(artifacts)} stages")
@@ -84,7 +87,7 @@ def _data_section(page: Page, artifacts: Mapping[str, Artifact]) -> None:
     corpora = [a for a in artifacts.values() if a.kind == "corpus"]
     for corpus in corpora:
         report = json.loads(corpus.file("report.json").read_text(encoding="utf-8"))
-        page.section("Corpus", figures.funnel(report), note=figures.corpus_note(corpus.metrics))
+        page.section("Corpus", figures.funnel(report), note=figures.corpus_note(report))
     numbers = [(name, a.metrics) for name, a in artifacts.items() if a.kind in ("tokenizer", "tokens")]
     rows = [(name, key, value) for name, metrics in numbers for key, value in metrics.items() if _plain(value)]
     if rows:
@@ -98,7 +101,7 @@ def _training_section(page: Page, artifacts: Mapping[str, Artifact]) -> None:
         return
     blocks = [figures.loss_curve(name, log) for name, log in logs.items()]
     samples = [
-        details(f"Samples of {name} through training", *[code(f"step {step}\n\n{text}") for step, text in found])
+        details(f"Samples of {name} through training", *[code(f"step {step}\n\n{sample}") for step, sample in found])
         for name, log in logs.items()
         if (found := figures.samples(log))
     ]
@@ -110,16 +113,22 @@ def _evaluation_section(page: Page, artifacts: Mapping[str, Artifact]) -> None:
     if not rows:
         return
     metrics = list(dict.fromkeys(metric for _, _, e in rows for metric in e.metrics))
-    body = [
-        (metric, *(shown(e.metrics.get(metric)) for _, _, e in rows), _references(metric, rows)) for metric in metrics
-    ]
+    headlines = [(metric, label) for metric, label in HEADLINES if metric in metrics]
+    scores = [(name, *(shown(e.metrics.get(metric)) for metric, _ in headlines)) for name, _, e in rows]
+    beside = [f"{label}: {found}" for metric, label in headlines if (found := _references(metric, rows))]
     names = [name for name, _, _ in rows]
-    blocks = [table(["metric", *names, "for reference"], body)]
-    plot = figures.scores(rows, [metric for metric, _ in HEADLINES if metric in metrics])
+    everything = [(metric, *(shown(e.metrics.get(metric)) for _, _, e in rows)) for metric in metrics]
+    blocks = [
+        table(["model", *(label for _, label in headlines)], scores),
+        text("For reference: " + "; ".join(beside)) if beside else Markup(""),
+        details("Every metric of every model", table(["metric", *names], everything)),
+    ]
     tests = [row for name, _, e in rows for row in _tests(name, e)]
     if tests:
         head = ["model", "metric", "before", "after", "difference", "p (Holm)", "items", "verdict"]
-        blocks.append(details("Paired tests against the stage before", table(head, tests)))
+        blocks.append(table(head, [row for row in tests if row[1] == "expressions.pass@1"]))
+        blocks.append(details("Paired tests of every metric against the stage before", table(head, tests)))
+    plot = figures.scores(rows, [metric for metric, _ in headlines])
     note = "Value and 95% interval (Wilson for shares, bootstrap otherwise), all models on the same held-out items."
     page.section("Evaluation", plot, *blocks, *_answers(rows), note=note)
 
@@ -143,9 +152,9 @@ def _answers(rows: list[tuple[str, Artifact, Artifact]], most: int = 12) -> list
         lines = evaluation.file("samples.jsonl").read_text(encoding="utf-8").splitlines()
         parsed = [json.loads(line) for line in lines]
         chosen = [row for row in parsed if row["task"] == "expressions"][:most]
-        text = "\n".join(json.dumps(row["sample"], ensure_ascii=False)[:300] for row in chosen)
-        if text:
-            blocks.append(details(f"Answers of {name}", code(text)))
+        lines = [json.dumps(row["sample"], ensure_ascii=False)[:300] for row in chosen]
+        if lines:
+            blocks.append(details(f"Answers of {name}", code("\n".join(lines))))
     return blocks
 
 
@@ -156,12 +165,16 @@ def _compression_section(page: Page, artifacts: Mapping[str, Artifact]) -> None:
         return
     originals = {a.inputs["model"] for _, a in compressed}
     shown_rows = [(n, m, e) for n, m, e in rows if m.key in originals or m.stage == "compress"]
+    speeds = {a.key: a.run.get("decode_tokens_per_second", {}).get("compressed") for _, a in compressed}
+    speeds |= {a.inputs["model"]: a.run.get("decode_tokens_per_second", {}).get("original") for _, a in compressed}
     body = []
     for name, model, evaluation in shown_rows:
         scores = [shown(evaluation.metrics.get(metric)) for metric, _ in HEADLINES[:2]]
-        speed = model.run.get("decode_tokens_per_s") or evaluation.run.get("decode_tokens_per_s")
-        body.append((name, human_bytes(weight_bytes(model)), *scores, f"{speed:.0f}" if speed else "-"))
-    head = ["model", "weights", *(label for _, label in HEADLINES[:2]), "decode tokens/s"]
+        kl = model.metrics.get("kl_bits_per_token", {}).get("value")
+        speed = speeds.get(model.key)
+        row = (name, human_bytes(weight_bytes(model)), *scores, kl, f"{speed:.0f}" if speed else "-")
+        body.append(row)
+    head = ["model", "weights", *(label for _, label in HEADLINES[:2]), "KL to original, bits/token", "decode tokens/s"]
     page.section("Compression", figures.quality_against_size(shown_rows), table(head, body))
 
 
@@ -192,7 +205,7 @@ def _cost_table(artifacts: Mapping[str, Artifact]) -> Markup:
     for name, artifact in artifacts.items():
         run = artifact.run
         seconds = float(run.get("seconds", 0))
-        flops, mfu = run.get("flops"), run.get("mfu")
+        flops, mfu = artifact.metrics.get("training_flops"), run.get("mfu")
         energy = seconds * WATTS_PER_CORE * threads() / 3.6e6
         speed = run.get("tokens_per_s")
         rows.append(
