@@ -15,10 +15,11 @@ from typing import Any, Literal, TypeVar
 
 from foundling.core.errors import FoundlingError
 from foundling.core.files import sha256_file
-from foundling.post_training.config import EXPRESSIONS, SFTConfig
+from foundling.post_training.config import EXPRESSIONS, OWN_EXPRESSIONS, SFTConfig
 from foundling.post_training.importers import as_our_row
 
 T = TypeVar("T")
+TASKS = {EXPRESSIONS, OWN_EXPRESSIONS}
 ROLES = ("system", "user", "assistant", "tool")
 Message = dict[str, Any]
 
@@ -36,28 +37,24 @@ def outside(config: Any) -> dict[str, str]:
     """What a config's `data` names: content hashes of files, versions of tasks. Part of the artifact's key."""
     from foundling.evaluation.tasks.expressions import VERSION
 
-    paths = [Path(entry).expanduser() for entry in config.data if entry != EXPRESSIONS]
+    paths = [Path(entry).expanduser() for entry in config.data if entry not in TASKS]
     hashes = {f"{number}:{path.name}": sha256_file(existing_file(path)) for number, path in enumerate(paths)}
-    return hashes | ({EXPRESSIONS: f"version {VERSION}"} if EXPRESSIONS in config.data else {})
+    return hashes | ({EXPRESSIONS: f"version {VERSION}"} if TASKS & set(config.data) else {})
 
 
 def read_examples(config: SFTConfig) -> tuple[list[Example], dict[str, int]]:
-    """All examples of `config.data`, in order, and how many rows were skipped for which reason.
+    """The examples of `config.data` that need no model, in order, and how many rows were skipped for which reason.
 
     Raises:
-        FoundlingError: a missing file, a broken row (with `invalid: refuse`), or no example at all.
+        FoundlingError: a missing file, or a broken row (with `invalid: refuse`).
     """
     skipped: Counter[str] = Counter()
     examples: list[Example] = []
     for entry in config.data:
         if entry == EXPRESSIONS:
             examples += expression_examples(config.examples, config.seed)
-        else:
+        elif entry != OWN_EXPRESSIONS:
             examples += read_file(existing_file(Path(entry).expanduser()), config.invalid, skipped)
-    if not examples:
-        raise FoundlingError(
-            f"there is no example in {', '.join(config.data)}", f"skipped: {dict(skipped) or 'nothing'}"
-        )
     return examples, dict(skipped)
 
 

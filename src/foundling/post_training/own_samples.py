@@ -12,6 +12,7 @@ from foundling.core.rng import numpy_rng, seed_for
 from foundling.evaluation.tasks.expressions import Item, generate, grade, messages
 from foundling.inference.engine import Engine, Request, SamplingParams
 from foundling.models.language_model import LanguageModel
+from foundling.post_training.data import Example
 from foundling.post_training.pairs import Pair
 from foundling.tokenization.chat import render
 from foundling.tokenization.tokenizer import Tokenizer
@@ -71,6 +72,23 @@ def graded_pairs(graded: Sequence[Graded], per_prompt: int, seed: int) -> list[P
             good, bad = right[number // len(wrong)], wrong[number % len(wrong)]
             pairs.append(Pair(ask, (_answer(good),), (_answer(bad),), f"{source}#{number}"))
     return pairs
+
+
+def right_answers(graded: Sequence[Graded], keep: int, seed: int) -> list[Example]:
+    """At most `keep` different right answers to each instruction, as examples to learn from.
+
+    Rejection sampling (Yuan et al. 2023, arXiv:2308.01825); repeated, it is expert iteration (Anthony et al. 2017).
+    """
+    by_prompt: dict[str, list[Graded]] = {}
+    for answer in graded:
+        by_prompt.setdefault(answer.source, []).append(answer)
+    examples = []
+    for source, answers in by_prompt.items():
+        right = sorted({a.answer for a in answers if a.passed})
+        order = numpy_rng(seed, "right", source).permutation(len(right))[:keep]
+        ask = {"role": "user", "content": answers[0].instruction}
+        examples += [Example((ask, _answer(right[int(i)])), f"{source}#{int(i)}") for i in order]
+    return examples
 
 
 def training_items(n: int, seed: int, use: str) -> list[Item]:

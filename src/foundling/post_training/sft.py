@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from foundling.core.artifacts import Draft
 from foundling.core.errors import FoundlingError
 from foundling.core.stages import Inputs
 from foundling.models.build import build
-from foundling.post_training.config import SFTConfig
+from foundling.models.language_model import LanguageModel
+from foundling.post_training.config import OWN_EXPRESSIONS, SFTConfig
 from foundling.post_training.data import Example, read_examples
+from foundling.post_training.own_samples import right_answers, sample_answers, training_items
 from foundling.post_training.packing import Encoded, PackedRows
 from foundling.post_training.tuning import load_base, tune, tuned_card, write_tuned
 from foundling.tokenization.chat import render
@@ -26,8 +31,8 @@ from foundling.training.objective import LossSum
 class SupervisedFineTuning:
     """Cross entropy of the assistant's tokens, given everything before them (Ouyang et al. 2022, arXiv:2203.02155)."""
 
-    def __init__(self, rows: PackedRows, batch_size: int) -> None:
-        self.rows, self.batch_size = rows, batch_size
+    def __init__(self, rows: PackedRows, batch_size: int, noise: float = 0.0) -> None:
+        self.rows, self.batch_size, self.noise = rows, batch_size, noise
 
     def batch(self, step: int, model: nn.Module | None = None) -> Batch:
         """Packed rows number step·batch_size and following."""
@@ -35,7 +40,31 @@ class SupervisedFineTuning:
 
     def loss(self, model: Any, batch: Batch) -> LossSum:
         """Summed over the assistant's tokens, in nats; the count is their number."""
-        return next_token_loss(model, batch)
+        with noisy_embeddings(model, self.noise):
+            return next_token_loss(model, batch)
+
+
+@contextlib.contextmanager
+def noisy_embeddings(model: Any, alpha: float) -> Iterator[None]:
+    """Add uniform noise of size α/√(length · dim) to the embeddings while training in the block.
+
+    Jain et al. 2023, "NEFTune", arXiv:2310.05914, algorithm 1.
+    """
+
+    def add(module: nn.Module, inputs: Any, embedded: Tensor) -> Tensor:
+        if not model.training:
+            return embedded
+        size = alpha / math.sqrt(embedded.shape[1] * embedded.shape[2])
+        return embedded + torch.empty_like(embedded).uniform_(-size, size)
+
+    if alpha == 0:
+        yield
+        return
+    hook = model.embedding.register_forward_hook(add)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def build_sft(config: SFTConfig, inputs: Inputs, draft: Draft) -> None:
@@ -49,11 +78,16 @@ def build_sft(config: SFTConfig, inputs: Inputs, draft: Draft) -> None:
     if config.init == "random":
         module = build(module.config, config.seed)
     examples, skipped = read_examples(config)
+    if OWN_EXPRESSIONS in config.data:
+        examples += _own_examples(config, module, tokenizer, draft)
+    if not examples:
+        raise FoundlingError(f"there is no example in {', '.join(config.data)}", f"skipped: {skipped or 'nothing'}")
     encoded, too_long = encode(examples, tokenizer, config)
     rows = PackedRows(encoded, config.context, tokenizer.pad_id, config.seed)
     steps = config.steps or max(1, round(rows.rows_in(config.epochs) / config.batch_size))
     resolved = config.model_copy(update={"steps": steps})
-    summary = tune(module, SupervisedFineTuning(rows, config.batch_size), resolved, base, draft, "sft", module.config)
+    objective = SupervisedFineTuning(rows, config.batch_size, config.noise)
+    summary = tune(module, objective, resolved, base, draft, "sft", module.config)
     draft.metrics |= {"examples": len(encoded), "skipped": skipped | too_long}
     start = "a base model" if config.init == "base" else "random weights (a control: the base gives only its shape)"
     card = tuned_card(
@@ -65,6 +99,15 @@ def build_sft(config: SFTConfig, inputs: Inputs, draft: Draft) -> None:
         ("It answers the kind of request it was trained on; elsewhere its answers are not to be relied on.",),
     )
     write_tuned(module, tokenizer, resolved, base, draft, card)
+
+
+def _own_examples(config: SFTConfig, module: LanguageModel, tokenizer: Tokenizer, draft: Draft) -> list[Example]:
+    """The base's own right answers to the task."""
+    items = training_items(config.examples, config.seed, "rejection")
+    saved = draft.scratch / "answers.jsonl"
+    graded = sample_answers(module, tokenizer, items, config.samples, 1.0, config.max_tokens, config.seed, saved)
+    draft.metrics |= {"answers": len(graded), "answers_right": sum(a.passed for a in graded) / len(graded)}
+    return right_answers(graded, config.keep, config.seed)
 
 
 def encode(

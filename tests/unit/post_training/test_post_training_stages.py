@@ -81,6 +81,18 @@ def test_own_graded_answers_become_pairs(base: Path, tmp_path: Path, monkeypatch
     assert all(len(row["chosen"][0]["content"]) % 2 == 0 != len(row["rejected"][0]["content"]) % 2 for row in rows)
 
 
+def test_rejection_sampling_learns_its_own_right_answers(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards expert iteration: only right answers are learned from, with noise on the embeddings, to the same bytes."""
+    monkeypatch.setattr(own_samples, "grade", _grade_by_length)
+    fields = {"data": ("own-expressions",), "examples": 8, "samples": 16, "max_tokens": 50, "context": 200, "steps": 2}
+    made = run("SFTConfig", base, tmp_path / "a", **fields, noise=5.0, too_long="skip")
+    assert 0 < made.metrics["examples"] <= 8 * 4
+    again = run("SFTConfig", base, tmp_path / "b", **fields, noise=5.0, too_long="skip")
+    assert hashes(again) == hashes(made)
+
+
 def _grade_by_length(items: Any, answers: list[str]) -> list[Any]:
     from foundling.evaluation.tasks.expressions import Outcome
 
