@@ -9,7 +9,7 @@ from foundling.models.families.foundling_patterns import blocks_of
 from foundling.studies.config import ARCHITECTURES
 
 GRAIN = 16  # widths are multiples of it
-HEAD = 32
+HEADS = 8  # of attention at every width, so that sharing keys and values among four means the same
 WIDEST = 4096
 
 # what stands for one layer (attention + feed-forward) of the transformer
@@ -96,18 +96,16 @@ def _widths(name: str, layers: int, vocab_size: int, size, goal: float) -> list[
 
 
 def _parts(dim: int) -> dict[str, Config]:
-    head = HEAD if dim % HEAD == 0 else GRAIN
-    heads, hidden = dim // head, round(8 * dim / 3 / GRAIN) * GRAIN
-    shared = next(n for n in range(max(1, heads // 4), heads + 1) if heads % n == 0)
+    hidden = round(8 * dim / 3 / GRAIN) * GRAIN
 
     def attention(kv_heads: int) -> AttentionConfig:
         return AttentionConfig(
-            n_heads=heads, n_kv_heads=kv_heads, head_dim=head, rope=RopeConfig(), qk_norm=NormConfig(eps=1e-6)
+            n_heads=HEADS, n_kv_heads=kv_heads, head_dim=dim // HEADS, rope=RopeConfig(), qk_norm=NormConfig(eps=1e-6)
         )
 
     return {
-        "mha": attention(heads),
-        "gqa": attention(shared),
+        "mha": attention(HEADS),
+        "gqa": attention(HEADS // 4),
         "mqa": attention(1),
         "mlp": MLPConfig(hidden=hidden),
         "moe": MoEConfig(
