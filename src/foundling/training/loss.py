@@ -26,7 +26,7 @@ def next_token_loss(model: Any, batch: Batch, *, z_loss: float = 0.0) -> LossSum
 
     `batch.extra["prefix"]` (rows,), where there is one, says how many leading tokens see each other both ways.
     """
-    ctx = Context.full(*batch.tokens.shape, batch.tokens.device)
+    ctx = Context.full(batch.tokens.shape[0], batch.tokens.shape[1], batch.tokens.device)
     if batch.segments is not None:
         ctx = Context.packed(batch.segments)
     ctx.prefix = batch.extra.get("prefix")

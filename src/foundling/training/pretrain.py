@@ -8,14 +8,11 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from torch import nn
-
 from foundling.core.artifacts import Draft
 from foundling.core.stages import Inputs
 from foundling.corpus.baselines import compression_baselines
 from foundling.models.checkpoint import save_module
 from foundling.models.language_model import LanguageModel
-from foundling.tokenization.tokenizer import Tokenizer
 from foundling.training.baselines import token_ngram_bits_per_byte
 from foundling.training.config import PretrainConfig
 from foundling.training.launch import together
@@ -28,7 +25,7 @@ _CAPTIONS = {
     "validation_bits_per_byte": "Bits per byte on held-out text (lower is better)",
     "validation_loss": "Held-out loss of the objective, in nats; the baselines are bits per byte",
 }
-SampleTexts = Callable[[nn.Module, Tokenizer, list[str]], list[str]]
+SampleTexts = Callable[..., list[str]]  # (module, tokenizer, prompts)
 LOG = "training.log.jsonl"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 

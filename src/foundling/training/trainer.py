@@ -154,7 +154,8 @@ class Trainer:
         results = [self._backward(part, step, index) for index, part in enumerate(parts)]
         loss, metrics, count = self._totals(results)
         if self.config.rewind_on_spike and is_spike(loss, self.state.recent, self.config.rewind_on_spike):
-            return self._rewind(step, loss, parts)
+            self._rewind(step, loss, parts)
+            return None
         self._require_finite(loss, step, results, parts)
         norm = self._scale_gradients(count)
         self._require_finite(norm, step, results, parts)

@@ -58,14 +58,14 @@ class Optimizers:
 
 def build_optimizers(module: nn.Module, config: TrainingConfig) -> Optimizers:
     """Muon for the blocks' matrices and AdamW for the rest, or one of AdamW and SGD for all. Only matrices decay."""
-    names = {p: name for name, p in module.named_parameters() if p.requires_grad}
+    names: dict[Tensor, str] = {p: name for name, p in module.named_parameters() if p.requires_grad}
     if not names:
         raise FoundlingError("the model has no weights to train", "every parameter is frozen")
     if config.optimizer == "muon":
         hidden = hidden_matrices(module)
         matrices = _groups([p for p in names if p in hidden], config.weight_decay)
         others = _groups([p for p in names if p not in hidden], 0.0)
-        muon = [_muon(matrices, config)] if matrices else []
+        muon: list[torch.optim.Optimizer] = [_muon(matrices, config)] if matrices else []
         return Optimizers([*muon, _adamw(others, config)] if others else muon, names)
     groups = _groups([p for p in names if p.ndim >= 2], config.weight_decay) + _groups(
         [p for p in names if p.ndim < 2], 0.0
