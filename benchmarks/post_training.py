@@ -122,7 +122,8 @@ def theirs(model: Path, method: str, steps: int, work: Path) -> list[float]:
         "assistant": lambda t: {"role": "assistant", "content": t},
     }
     common = {
-        "output_dir": str(work), "per_device_train_batch_size": BATCH, "max_steps": steps, "use_cpu": True, "bf16": True,
+        "output_dir": str(work), "per_device_train_batch_size": BATCH, "max_steps": steps, "use_cpu": True,
+        "bf16": True,
         "report_to": "none", "save_strategy": "no", "gradient_checkpointing": False, "learning_rate": 1e-4,
         "max_length": CONTEXT, "disable_tqdm": True,
     }  # fmt: skip
