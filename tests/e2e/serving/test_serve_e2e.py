@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -25,10 +26,10 @@ from foundling.tokenization.tokenizer import Tokenizer
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 TEXT = ["the quick brown fox jumps over the lazy dog", "def squares(xs): return [x * x for x in xs]"] * 20
 PROGRAM = """
-import sys, foundling
+import json, sys, foundling
 from foundling.serving.config import ServeConfig
 from foundling.serving.server import serve
-serve(foundling.load(sys.argv[1]), ServeConfig(port=0, name="tiny", drain_seconds=20))
+serve(foundling.load(sys.argv[1]), ServeConfig(port=0, name="tiny", drain_seconds=20, **json.loads(sys.argv[2])))
 """
 
 
@@ -58,9 +59,9 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Process:
     """`serve` in a child process."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, **config: Any) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", PROGRAM, str(directory)]
+        command = [sys.executable, "-c", PROGRAM, str(directory), json.dumps(config)]
         self.child = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
         )
@@ -169,12 +170,12 @@ def test_port_in_use_and_open_address_are_refused(process: Process, directory: P
     port = int(process.url.rsplit(":", 1)[1])
     program = PROGRAM.replace("port=0", f"port={port}")
     failed = subprocess.run(
-        [sys.executable, "-c", program, str(directory)], capture_output=True, text=True, check=False
+        [sys.executable, "-c", program, str(directory), "{}"], capture_output=True, text=True, check=False
     )
     assert f"FoundlingError: port {port} on 127.0.0.1 is in use" in failed.stderr
     program = PROGRAM.replace("port=0", "port=0, host='0.0.0.0'")
     failed = subprocess.run(
-        [sys.executable, "-c", program, str(directory)], capture_output=True, text=True, check=False
+        [sys.executable, "-c", program, str(directory), "{}"], capture_output=True, text=True, check=False
     )
     assert "without an API key" in failed.stderr
 
@@ -209,3 +210,32 @@ def test_embeddings(process: Process) -> None:
     assert pair.data[1].embedding == pytest.approx(alone, abs=1e-5)
     assert sum(x * x for x in alone) == pytest.approx(1, abs=1e-4)
     assert pair.usage.prompt_tokens == pair.usage.total_tokens > 0
+
+
+def test_a_kill_loses_nothing_that_was_acknowledged(directory: Path, tmp_path: Path) -> None:
+    """Guards votes and log lines against SIGKILL in the middle of a stream: all that was answered is on the disk."""
+    votes, log = tmp_path / "votes.jsonl", tmp_path / "log.jsonl"
+    process = Process(directory, votes=str(votes), log=str(log))
+    for number in range(5):
+        process.client.completions.create(model="tiny", prompt=f"squares {number}", max_tokens=2)
+        vote = {
+            "prompt": USER,
+            "chosen": f"a{number}",
+            "rejected": "b",
+            "chosen_model": "tiny",
+            "rejected_model": "tiny",
+        }
+        assert httpx.post(f"{process.url}/playground/votes", json=vote).json() == {"kept": True}
+    asked: Any = {
+        "model": "tiny",
+        "messages": USER,
+        "max_tokens": 200,
+        "stream": True,
+        "extra_body": {"ignore_eos": True},
+    }
+    next(iter(process.client.chat.completions.create(**asked)))
+    process.child.kill()
+    process.child.wait(10)
+    kept = [json.loads(line)["chosen"][0]["content"] for line in votes.read_text().splitlines()]
+    assert kept == [f"a{number}" for number in range(5)]
+    assert [json.loads(line)["path"] for line in log.read_text().splitlines()].count("/v1/completions") == 5
