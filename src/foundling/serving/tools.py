@@ -102,7 +102,8 @@ async def _grammar(body: ChatBody, names: list[str], one: bool, text: bool) -> G
 
 
 def _call_schema(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    shared = {key: arguments[key] for key in ("$defs", "definitions") if key in arguments}  # "$ref"s start at the root
+    # "$ref"s start at the root
+    shared: dict[str, Any] = {key: arguments[key] for key in ("$defs", "definitions") if key in arguments}
     arguments = {key: value for key, value in arguments.items() if key not in shared}
     return {
         "x-guidance": COMPACT,
