@@ -44,6 +44,8 @@ VERBS: dict[str, tuple[str, str, str]] = {
         STUDY,
     ),
     "generate": ("foundling.cli.use:generate", "Continue a text, or answer a message.", USE),
+    "best-of": ("foundling.cli.sampling:best_of", "Draw several answers and choose one.", USE),
+    "sample-explain": ("foundling.cli.sampling:sample_explain", "What each sampling step does to the next token.", USE),
     "chat": ("foundling.cli.use:chat", "Talk to a model in the terminal.", USE),
     "serve": ("foundling.cli.use:serve", "Serve a model behind an OpenAI-compatible URL.", USE),
     "compare": ("foundling.cli.use:compare", "Compare two evaluations, item by item.", USE),

@@ -1,0 +1,121 @@
+"""Verbs about sampling: what each step does to the distribution, and the best of several answers."""
+
+from __future__ import annotations
+
+import json as json_module
+import shlex
+import subprocess
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.table import Table
+
+from foundling.cli.use import Spec, StorePath
+from foundling.core.artifacts import Store
+from foundling.core.errors import FoundlingError
+
+Choice = Literal["logprob", "vote", "shortest", "verifier"]
+VERIFIER_TIMEOUT_S = 10.0
+
+
+def sample_explain(
+    prompt: str,
+    *,
+    model: Spec = None,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    show: int = 8,
+    store: StorePath = None,
+    json: bool = False,
+) -> None:
+    """The distribution over the next token before and after each step of sampling.
+
+    Args:
+        prompt: the text whose next token is explained.
+        show: tokens to show, the likeliest of the model's own distribution first.
+    """
+    from foundling.inference.explain import explain
+    from foundling.inference.model import load
+    from foundling.inference.parameters import SamplingParams
+
+    loaded = load(model, store=Store(store))
+    params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    request = loaded.request(prompt)
+    logits = loaded.logits([list(request.prompt_ids)])[0, -1]
+    steps = explain(logits, params, prompt=list(request.prompt_ids))
+    likeliest = steps[0].probabilities.argsort(descending=True)[:show].tolist()
+    names = [loaded.tokenizer.decode([token], skip_special=False) for token in likeliest]
+    rows = [(step.name, step.kept, [float(step.probabilities[token]) for token in likeliest]) for step in steps]
+    if json:
+        print(json_module.dumps([{"step": n, "kept": k, "probabilities": dict(zip(names, p))} for n, k, p in rows]))
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("step", "kept", *(repr(name) for name in names)):
+        table.add_column(column, justify="left" if column == "step" else "right")
+    for name, kept, probabilities in rows:
+        table.add_row(name, str(kept), *(f"{p:.3f}" if p else "-" for p in probabilities))
+    Console().print(table)
+
+
+def best_of(
+    prompt: str,
+    *,
+    model: Spec = None,
+    n: int = 8,
+    choose: Choice = "logprob",
+    verifier: Annotated[
+        str | None, Parameter(help="a command that reads an answer and exits with 0 if it is valid")
+    ] = None,
+    chat: bool = False,
+    max_tokens: int = 128,
+    temperature: float = 0.8,
+    seed: int | None = None,
+    store: StorePath = None,
+    json: bool = False,
+) -> None:
+    """Draw several answers and choose one.
+
+    Args:
+        prompt: the text to continue, or the message to answer with --chat.
+        n: answers to draw; they share the prompt's cache.
+        choose: logprob (the model's own favourite), vote (what most say), shortest or verifier (needs --verifier).
+        chat: render the prompt as a user's message.
+    """
+    from foundling.inference import search
+    from foundling.inference.model import load
+
+    if choose == "verifier" and verifier is None:
+        raise FoundlingError("--choose verifier needs a --verifier", fix='e.g. --verifier "python check.py"')
+    if verifier is not None:
+        choose = "verifier"
+    chosen_by: dict[str, Callable[..., int]] = {
+        "logprob": search.choose_by_mean_logprob,
+        "vote": search.choose_by_vote(str.strip),
+        "shortest": search.choose_shortest_valid(lambda text: bool(text.strip())),
+        "verifier": search.choose_shortest_valid(lambda text: _verified(verifier or "", text)),
+    }
+    loaded = load(model, store=Store(store))
+    asked: Any = [{"role": "user", "content": prompt}] if chat else prompt
+    request = loaded.request(asked, max_tokens=max_tokens, temperature=temperature, seed=seed)
+    best = search.best_of(loaded.engine, request.prompt_ids, request.params, n, chosen_by[choose])
+    if json:
+        print(json_module.dumps({"text": best.chosen.text, "samples": [sample.text for sample in best.samples]}))
+        return
+    print(best.chosen.text)
+
+
+def _verified(command: str, answer: str) -> bool:
+    """Whether the command accepts the answer on its standard input. A command that hangs has not accepted it."""
+    try:
+        done = subprocess.run(
+            shlex.split(command), input=answer, text=True, capture_output=True, timeout=VERIFIER_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    except OSError as error:
+        raise FoundlingError(f"the verifier {command!r} cannot be started", str(error)) from None
+    return done.returncode == 0
