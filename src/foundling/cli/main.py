@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import signal
+import os
 import sys
 import traceback
 
@@ -78,13 +78,14 @@ def main(arguments: list[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     given = [argument for argument in given if argument != "--debug"]
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         build_app()(given, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         _fail(error, " ".join(str(error).split()), 2, debug)
     except FoundlingError as error:
         _fail(error, str(error), error.exit_code, debug)
+    except BrokenPipeError:  # the reader of our output has gone, as in `foundling list | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt as error:
         _fail(error, "Stopped. What was done is kept: run the same command again to go on.", 130, debug)
 
