@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
@@ -38,6 +38,9 @@ def parallelize(module: nn.Module, world: World, config: TrainingConfig) -> None
         _recompute(module, every=1 if config.recompute == "all" else 2)
     if world.shards > 1:  # last: it gathers and frees whole blocks, with all that was applied to them
         _shard(module, world, config)
+    if world.slices > 1:
+        named = module.named_parameters()
+        world.partial = [p for name, p in named if p.requires_grad and name.split(".")[-2] in PER_HEAD]
 
 
 def _slice_tensors(module: nn.Module, world: World) -> None:
@@ -51,15 +54,6 @@ def _slice_tensors(module: nn.Module, world: World) -> None:
         parallelize_module(block, mesh, {name: style for name, style in plan.items() if _has(block, name)})
         heads = {name: getattr(block.mixer.config, name) // world.slices for name in ("n_heads", "n_kv_heads")}
         block.mixer.config = block.mixer.config.model_copy(update=heads)
-        for name, parameter in block.mixer.named_parameters():
-            if name.partition(".")[0] in PER_HEAD:
-                parameter.register_hook(partial(_summed, mesh=mesh))
-
-
-def _summed(grad: Tensor, mesh: DeviceMesh) -> Tensor:
-    total = grad.clone()
-    dist.all_reduce(total, group=mesh.get_group())
-    return total
 
 
 def _require_divisible(block: Any, slices: int) -> None:

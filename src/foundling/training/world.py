@@ -39,6 +39,7 @@ class World:
             raise FoundlingError(what, "shard · tensor must be a divisor of the processes", "Change shard or tensor")
         self.replicas = self.size // (self.shards * self.slices)
         self.mesh: DeviceMesh | None = None
+        self.partial: list[Tensor] = []  # weights of which each tensor slice has only a part of the gradient
         if self.size > 1:
             device = "cuda" if torch.cuda.is_available() else "cpu"
             shape, names = (self.replicas, self.shards, self.slices), ("replica", "shard", "tensor")
@@ -72,7 +73,12 @@ class World:
 
     def sum_gradients(self, gradients: Sequence[Tensor]) -> None:
         """Add up the gradients of the replicas in place, in one message. FSDP2 adds up those of the shards itself."""
-        if self.mesh is None or self.replicas == 1 or self.shards > 1:
+        if self.mesh is None:
+            return
+        for weight in self.partial:
+            if weight.grad is not None:
+                dist.all_reduce(local(weight.grad), group=self.mesh.get_group("tensor"))
+        if self.replicas == 1 or self.shards > 1:
             return
         parts = [local(g) for g in gradients]
         flat = torch.cat([part.flatten() for part in parts])
