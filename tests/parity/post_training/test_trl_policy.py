@@ -37,10 +37,10 @@ def _theirs(case: dict[str, Tensor], loss_type: str, beta: float) -> tuple[float
                                   reduce=lambda x, reduction: x)  # fmt: skip
     self = SimpleNamespace(
         _get_per_token_logps_and_entropies=lambda *a, **k: (logprobs, torch.zeros_like(logprobs), None),
-        aux_loss_enabled=False, top_entropy_quantile=1.0, off_policy_mask_threshold=None, importance_sampling_level="token",
+        aux_loss_enabled=False, top_entropy_quantile=1.0, off_policy_mask_threshold=None, importance_sampling_level="token",  # noqa: E501
         beta=beta, args=arguments, loss_type=loss_type, epsilon_low=0.2, epsilon_high=0.28, use_vllm=False,
         vllm_importance_sampling_correction=False, model=SimpleNamespace(training=True), accelerator=accelerator,
-        current_gradient_accumulation_steps=1, max_completion_length=MOST, _metrics=metrics, _entropy_bonus_enabled=False,
+        current_gradient_accumulation_steps=1, max_completion_length=MOST, _metrics=metrics, _entropy_bonus_enabled=False,  # noqa: E501
     )  # fmt: skip
     inputs = {
         "prompt_ids": torch.zeros(ROWS, 1, dtype=torch.int64), "prompt_mask": torch.ones(ROWS, 1),

@@ -95,8 +95,8 @@ def test_dpo_family_equals_trl(
 @pytest.mark.parametrize(
     ("method", "fields", "trl_fields"),
     [
-        ("simpo", {"beta": 2.0, "gamma": 0.5}, {"loss_type": "simpo", "beta": 2.0, "simpo_gamma": 0.5, "cpo_alpha": 0.0}),
-        ("cdpo", {"beta": 0.1, "flipped": 0.1}, {"loss_type": "sigmoid", "beta": 0.1, "label_smoothing": 0.1, "cpo_alpha": 0.0}),
+        ("simpo", {"beta": 2.0, "gamma": 0.5}, {"loss_type": "simpo", "beta": 2.0, "simpo_gamma": 0.5, "cpo_alpha": 0.0}),  # noqa: E501
+        ("cdpo", {"beta": 0.1, "flipped": 0.1}, {"loss_type": "sigmoid", "beta": 0.1, "label_smoothing": 0.1, "cpo_alpha": 0.0}),  # noqa: E501
     ],
 )  # fmt: skip
 def test_reference_free_losses_equal_trl(

@@ -1,4 +1,4 @@
-"""SFT on chats and the odds ratio against trl, which neither packs on a CPU nor needs to: packing must change nothing."""
+"""SFT on chats and the odds ratio against trl, which does not pack on a CPU: packing must change nothing."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CHATS = [
 
 @pytest.mark.parametrize("context", [64, 200])
 def test_sft_equals_trl(tmp_path: Path, context: int) -> None:
-    """Guards the assistant-only mask over several turns, and that neighbours in a packed row see nothing of each other."""
+    """Guards the assistant-only mask over several turns, and that neighbours in a packed row do not see each other."""
     from trl import SFTConfig as TheirConfig
     from trl import SFTTrainer
 

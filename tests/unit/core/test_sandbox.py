@@ -66,7 +66,7 @@ def test_refuses_what_is_not_in_the_grammar(sandbox: Sandbox, expression: str) -
     "expression",
     [
         "9 ** 9 ** 9", "[0] * 10 ** 12", "'a' * 10 ** 12", "sum(range(10 ** 12))", "list(range(10 ** 7))",
-        "[x for x in range(99999) for y in range(99999)]", "'a'.ljust(10 ** 10)", "('a' * 1000).replace('a', 'b' * 999)",
+        "[x for x in range(99999) for y in range(99999)]", "'a'.ljust(10 ** 10)", "('a' * 1000).replace('a', 'b' * 999)",  # noqa: E501
         "[b + b for a in [[1] * 999] for b in [a * 99] for c in [b * 99]]", "[i for i in range(60000)]",
         "[[[x * y for x in range(999)] for y in range(999)] for z in range(999)]",
         "(2 ** 4000) * (2 ** 4000)", "len([1 for x in zip(range(99999), range(99999)) for y in range(9)])",
@@ -116,7 +116,7 @@ def test_several_workers_give_the_same_results() -> None:
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**6), 10**6) | st.floats(allow_nan=False) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.tuples(inner, inner) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.tuples(inner, inner) | st.dictionaries(st.text(max_size=3), inner, max_size=3),  # noqa: E501
     max_leaves=8,
 )  # fmt: skip
 

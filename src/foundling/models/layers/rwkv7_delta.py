@@ -30,7 +30,7 @@ def delta_rule(
     """Run the recurrence.
 
     Args:
-        r, log_w, k, v, alpha, beta: (rows, time, heads, head_dim). With log_w, k, alpha, beta 0 a token changes nothing.
+        r, log_w, k, v, alpha, beta: (rows, time, heads, head_dim). With log_w, k, alpha, beta 0 a token does nothing.
         chunk: tokens of a chunk, at most 16.
         resets: (rows, time) bool, True where the state is dropped before the token.
         initial: (rows, heads, head_dim, head_dim), zeros if None.

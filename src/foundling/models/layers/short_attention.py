@@ -1,7 +1,7 @@
 """Training attention for short rows on a CPU: all scores held at once, as plain batched matrix products.
 
-torch's CPU kernel for `scaled_dot_product_attention` runs far below the matrix rate, most of all in bf16: for 16 rows of
-256 tokens, forward and backward, it took 19.7 ms a layer where this takes 7.3 ms. The scores cost rows · heads · time²
+torch's CPU kernel for `scaled_dot_product_attention` runs far below the matrix rate, most of all in bf16: for 16 rows
+of 256 tokens, forward and backward, it took 19.7 ms a layer where this takes 7.3 ms. The scores cost rows · heads · time²
 numbers a layer, which is why long rows go the other way.
 """
 
@@ -17,10 +17,12 @@ LONGEST = 512
 
 
 def suits(q: Tensor, k: Tensor, mask: Tensor | None) -> bool:
-    """Whether a training pass over q and k (rows, time, heads, head_dim) should take this way; not with a learned mask."""
+    """Whether a training pass over q and k (rows, time, heads, head_dim) should take this way."""
     if mask is not None and mask.requires_grad:
         return False
-    return q.device.type == "cpu" and q.shape[1] == k.shape[1] <= LONGEST and torch.is_grad_enabled() and q.requires_grad
+    return (
+        q.device.type == "cpu" and q.shape[1] == k.shape[1] <= LONGEST and torch.is_grad_enabled() and q.requires_grad
+    )
 
 
 def short_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
