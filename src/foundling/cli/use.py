@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json as json_module
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -86,16 +87,20 @@ def _serve(model: str | None = None, store: str | None = None, **flags: Any) -> 
     from foundling.inference.model import load
     from foundling.serving.server import serve as serve_model
 
-    config = parse(ServeConfig, config_data(ServeConfig, flags), "serve")
+    data = config_data(ServeConfig, flags)
+    if model is not None:
+        data.setdefault("name", model)
+    config = parse(ServeConfig, data, "serve")
     serve_model(load(model, store=Store(store)), config)
 
 
-def compare(first: str, second: str, *, store: StorePath = None, json: bool = False) -> None:
+def compare(first: str, second: str, *, html: Path | None = None, store: StorePath = None, json: bool = False) -> None:
     """Compare two evaluations, item by item: better, worse or cannot tell.
 
     Args:
         first: an evaluation: a path, life/stage or key.
         second: another evaluation of the same items.
+        html: also write a page about both: scores, slices, win rates, examples.
     """
     from foundling.evaluation.compare import compare as compare_evaluations
 
@@ -107,6 +112,10 @@ def compare(first: str, second: str, *, store: StorePath = None, json: bool = Fa
             raise FoundlingError(f"there is no evaluation {spec!r}", f"the store is {str(home.root)!r}")
         found.append(artifact)
     rows = compare_evaluations(*found)
+    if html is not None:
+        from foundling.evaluation.report import write_report
+
+        write_report(dict(zip((first, second), found, strict=True)), html)
     if json:
         print(json_module.dumps([asdict(row) for row in rows]))
         return
