@@ -69,7 +69,7 @@ class TrainingConfig(Config):
 
     @model_validator(mode="after")
     def _micro_batch_divides(self) -> TrainingConfig:
-        if self.micro_batch and self.batch_size % self.micro_batch:
+        if 0 < self.micro_batch < self.batch_size and self.batch_size % self.micro_batch:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of micro_batch {self.micro_batch}")
         return self
 

@@ -128,7 +128,8 @@ def _pieces(tensor: Tensor) -> int:
     if not isinstance(tensor, DTensor):
         return 1
     sizes = zip(tensor.device_mesh.shape, tensor.placements, strict=True)
-    return math.prod(size for size, placement in sizes if placement.is_shard())
+    # Not is_shard(): the strided pieces of a weight that is both sliced and sharded do not say yes to it.
+    return math.prod(size for size, placement in sizes if not placement.is_replicate())
 
 
 def local(tensor: Tensor) -> Tensor:

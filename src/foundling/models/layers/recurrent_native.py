@@ -25,7 +25,9 @@ from torch import Tensor
 
 logger = logging.getLogger(__name__)
 LANES = 16
-FLAGS = ("-O3", "-march=native", "-ffast-math", "-std=gnu11", "-shared", "-fPIC")
+# Not -ffast-math: linked into a library it makes the whole process flush subnormal numbers to zero.
+FAST = ("-fassociative-math", "-freciprocal-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno")
+FLAGS = ("-O3", "-march=native", *FAST, "-std=gnu11", "-shared", "-fPIC")
 
 # What the kernels share: vectors of 16 floats, partial loads and stores, exp of non-positive numbers.
 VECTORS = r"""
