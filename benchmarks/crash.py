@@ -48,7 +48,7 @@ def main() -> int:
         print("the undisturbed life failed")
         return 1
     whole, expected = time.monotonic() - began, files(folder / "whole")
-    print(f"undisturbed: {whole:.0f} s, {len(expected)} files; {os.cpu_count()} processors")
+    print(f"undisturbed: {whole:.0f} s, {len(expected)} files; {os.cpu_count()} processors", flush=True)
     moments = random.Random(options.seed)
     failures = 0
     for number in range(options.kills):
@@ -64,7 +64,10 @@ def main() -> int:
         code = start(options.recipe, store).wait()
         same = code == 0 and files(store) == expected
         failures += not same
-        print(f"kill {number + 1:2} at {moment:5.1f} s ({at:2} artifacts made): {'identical' if same else 'DIFFERENT'}")
+        print(
+            f"kill {number + 1:2} at {moment:5.1f} s ({at:2} artifacts made): {'identical' if same else 'DIFFERENT'}",
+            flush=True,
+        )
         shutil.rmtree(store)
     shutil.rmtree(folder)
     print(f"{options.kills - failures} of {options.kills} killed lives ended bit-identical to the undisturbed one")
