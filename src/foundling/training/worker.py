@@ -18,9 +18,9 @@ from foundling.core.errors import FoundlingError
 from foundling.core.files import write_json
 from foundling.training import checkpoint
 from foundling.training.config import PretrainConfig
+from foundling.training.meeting import join
 from foundling.training.preparation import prepare
 from foundling.training.trainer import Trainer
-from foundling.training.world import join
 
 SUMMARY, WEIGHTS, ERROR = "summary.json", "result.safetensors", "error.json"
 

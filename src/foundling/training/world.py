@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
-from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -16,6 +14,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from foundling.core.errors import FoundlingError
 from foundling.training.batch import Batch
 from foundling.training.config import TrainingConfig
+from foundling.training.meeting import join
 
 
 class World:
@@ -104,24 +103,6 @@ class World:
         """Until every process is here."""
         if self.size > 1:
             dist.barrier()
-
-
-def join() -> int:
-    """Meet the other processes, if `torchrun` started this one; returns this process's rank.
-
-    Raises:
-        FoundlingError: not all processes came.
-    """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        backend = "cuda:nccl,cpu:gloo" if torch.cuda.is_available() else "gloo"
-        try:
-            dist.init_process_group(
-                backend, timeout=timedelta(seconds=float(os.environ.get("FOUNDLING_JOIN_S", "600")))
-            )
-        except (dist.DistStoreError, dist.DistNetworkError) as error:
-            what = f"not all {os.environ['WORLD_SIZE']} processes came"
-            raise FoundlingError(what, str(error).splitlines()[0], "Start as many as WORLD_SIZE says") from error
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def _pieces(tensor: Tensor) -> int:
