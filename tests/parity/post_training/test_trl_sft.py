@@ -70,4 +70,4 @@ def test_odds_ratio_equals_trl() -> None:
     their = -ORPOTrainer.odds_ratio_loss(self, chosen, rejected)[0].mean()
     expected = torch.autograd.grad(their, [chosen, rejected])
     torch.testing.assert_close(mine, their, atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(own, expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(own, expected, atol=1e-5, rtol=1e-5)

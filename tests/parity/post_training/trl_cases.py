@@ -50,7 +50,7 @@ def make_directory(path: Path, dtype: torch.dtype = torch.float32) -> Path:
     config = LlamaConfig(
         vocab_size=fast.get_vocab_size(), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256, pad_token_id=0, eos_token_id=2,
-        bos_token_id=None, initializer_range=0.3,
+        bos_token_id=None, initializer_range=0.1,
     )  # fmt: skip
     LlamaForCausalLM(config).to(dtype).save_pretrained(path)
     return path
@@ -110,5 +110,4 @@ def our_loss(module: LanguageModel, batch: Batch, loss: Callable[[Any, Batch], A
 
 def assert_same(a: tuple[float, Tensor], b: tuple[float, Tensor], tolerance: float = 1e-5) -> None:
     assert abs(a[0] - b[0]) < tolerance, (a[0], b[0])
-    scale = max(1.0, float(b[1].abs().max()))  # fp32 rounds relative to the largest terms of a sum
-    assert float((a[1] - b[1]).abs().max()) < tolerance * scale
+    assert float((a[1] - b[1]).abs().max()) < tolerance
