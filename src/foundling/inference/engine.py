@@ -32,7 +32,7 @@ from foundling.inference.scoring import Scoring
 from foundling.inference.speculative import Proposer
 from foundling.inference.stats import Stats
 from foundling.inference.stepper import Stepper
-from foundling.inference.structured.grammar import BadGrammar
+from foundling.inference.structured.grammar import BadGrammar, Grammar
 from foundling.inference.structured.matcher import MatcherFactory
 from foundling.inference.text import StopText
 from foundling.models.language_model import LanguageModel
@@ -141,6 +141,14 @@ class Engine:
             check_prompt(prompt or [self.tokenizer.eot_id], self.module.config.vocab_size, self.longest)
         with inference_of(self.module):
             return embed(self.runner, [prompt or [self.tokenizer.eot_id] for prompt in ids])
+
+    def compile(self, grammar: Grammar) -> None:
+        """Compile a grammar ahead of the request that has it, so that no step waits for it. From any thread.
+
+        Raises:
+            BadGrammar: it cannot be used with this tokenizer.
+        """
+        self._matchers.matcher(grammar)
 
     def add(self, request: Request) -> Any:
         """Queue a request whose tokens `step` will deliver; returns its id (the request's own, or a new number).

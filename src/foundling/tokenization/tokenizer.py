@@ -20,6 +20,7 @@ _DOCUMENT_ENDS = (ENDOFTEXT, "<|end_of_text|>", "<|end▁of▁sentence|>", "</s>
 _TURN_ENDS: tuple[str, ...] = (TURN_END, "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<|end|>", "<|eot|>", "<turn|>")
 _TURN_ENDS += ("<|return|>", "<|END_OF_TURN_TOKEN|>")
 _FILES = ("tokenizer.json", "tokenizer_config.json")
+LONG = 4096  # characters: encoded in a millisecond or so
 
 
 class Tokenizer:
@@ -87,6 +88,8 @@ class Tokenizer:
                 ourselves: in a user's text it stays ordinary characters.
         """
         encoder = self.fast if special else self._literal
+        if len(text) > LONG:  # only a batch lets go of the interpreter: other threads run on beside a long text
+            return encoder.encode_batch_fast([text], add_special_tokens=False)[0].ids
         return encoder.encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:

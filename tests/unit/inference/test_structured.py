@@ -10,6 +10,7 @@ import pytest
 from foundling.core.errors import FoundlingError
 from foundling.inference.engine import Engine, Request, SamplingParams
 from foundling.inference.structured.grammar import BadGrammar, Grammar, any_json, choice, json_schema, lark, regex
+from foundling.inference.structured.matcher import MOST_KEPT
 from foundling.models.language_model import LanguageModel
 from foundling.tokenization.tokenizer import Tokenizer
 
@@ -117,3 +118,20 @@ def test_dead_end_harms_nobody(module: LanguageModel, tokenizer: Tokenizer) -> N
     assert first.finish_reason in ("bad_grammar", "stop")
     with pytest.raises(FoundlingError, match="tokenizer"):
         Engine(module, None).generate([Request([1], SamplingParams(grammar=regex("a")))])
+
+
+def test_ever_new_grammars_do_not_pile_up(module: LanguageModel, tokenizer: Tokenizer) -> None:
+    """Guards a server's memory: of the grammars that it is sent, a bounded number stays compiled."""
+    engine = Engine(module, tokenizer)
+    for number in range(MOST_KEPT + 5):
+        engine.compile(regex(f"a{{{number + 1}}}"))
+    assert len(engine._matchers._compiled) == MOST_KEPT
+
+
+def test_deep_schemas_are_refused() -> None:
+    """Guards against Python's recursion limit reaching whoever sent the schema."""
+    schema: dict[str, object] = {"type": "string"}
+    for _ in range(5000):
+        schema = {"type": "array", "items": schema}
+    with pytest.raises(BadGrammar, match="too deeply"):
+        json_schema(schema)

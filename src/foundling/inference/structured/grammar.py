@@ -60,6 +60,8 @@ def json_schema(schema: Mapping[str, Any] | bool | str, *, whitespace: bool = Fa
         source = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=options)
     except ValueError as error:
         raise BadGrammar("the schema cannot be used", str(error)) from None
+    except RecursionError:
+        raise BadGrammar("the schema cannot be used", "it is nested too deeply") from None
     return Grammar("json_schema", source)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
+
 import numpy as np
 import torch
 from llguidance import LLMatcher, LLTokenizer
@@ -10,6 +13,8 @@ from torch import Tensor
 from foundling.core.errors import FoundlingError
 from foundling.inference.structured.grammar import BadGrammar, Grammar
 from foundling.tokenization.tokenizer import Tokenizer
+
+MOST_KEPT = 64  # compiled grammars: a server is sent ever new ones, of up to megabytes each
 
 
 class Matcher:
@@ -51,8 +56,11 @@ class Matcher:
 
     @property
     def error(self) -> str:
-        """What went wrong, such as a limit of the parser; "" if nothing."""
-        return str(self._matcher.get_error()) if self._matcher.is_error() else ""
+        """What went wrong, such as a limit of the parser, in one line; "" if nothing."""
+        if not self._matcher.is_error():
+            return ""
+        first = str(self._matcher.get_error()).strip().splitlines()[0]
+        return "the grammar allows nothing from here" if first == "NoExtensionBias" else first
 
     def missing(self) -> str:
         """What an answer that ends here lacks, in words."""
@@ -61,7 +69,7 @@ class Matcher:
 
 
 class MatcherFactory:
-    """Makes matchers for one tokenizer; a grammar that comes again is copied, not compiled again.
+    """Makes matchers for one tokenizer; a grammar that comes again soon is copied, not compiled again.
 
     Args:
         vocab_size: of the model's head, at least the tokenizer's.
@@ -70,20 +78,27 @@ class MatcherFactory:
     def __init__(self, tokenizer: Tokenizer | None, vocab_size: int) -> None:
         self._tokenizer, self._vocab_size = tokenizer, vocab_size
         self._known: LLTokenizer | None = None
-        self._compiled: dict[Grammar, LLMatcher] = {}
+        self._compiled: OrderedDict[Grammar, LLMatcher] = OrderedDict()
+        self._lock = threading.Lock()
 
     def matcher(self, grammar: Grammar) -> Matcher:
-        """A fresh matcher.
+        """A fresh matcher. May be called from any thread.
 
         Raises:
             BadGrammar: the grammar cannot be compiled for this tokenizer.
         """
-        if grammar not in self._compiled:
-            matcher = LLMatcher(self._llguidance_tokenizer(), grammar.source)
-            if matcher.is_error():
-                raise BadGrammar("the grammar cannot be used", matcher.get_error().strip().splitlines()[0])
-            self._compiled[grammar] = matcher
-        return Matcher(self._compiled[grammar].deep_copy(), self._vocab_size)
+        with self._lock:
+            compiled = self._compiled.get(grammar)
+        if compiled is None:
+            compiled = LLMatcher(self._llguidance_tokenizer(), grammar.source, log_level=0)
+            if compiled.is_error():
+                raise BadGrammar("the grammar cannot be used", compiled.get_error().strip().splitlines()[0])
+        with self._lock:
+            self._compiled[grammar] = compiled
+            self._compiled.move_to_end(grammar)
+            if len(self._compiled) > MOST_KEPT:
+                self._compiled.popitem(last=False)
+        return Matcher(compiled.deep_copy(), self._vocab_size)
 
     def _llguidance_tokenizer(self) -> LLTokenizer:
         if self._tokenizer is None:
