@@ -19,13 +19,15 @@ from foundling.studies.adapt_config import AdaptConfig
 
 MODEL_HELP = "a path, life/stage, key, preset or hub id (default: the newest life's last model)"
 Spec = Annotated[str | None, Parameter(help=MODEL_HELP, show_default=False)]
+URL_HELP = MODEL_HELP.replace(" or hub id", ", hub id or OpenAI-compatible URL (http://HOST/v1#NAME)")
+SpecOrUrl = Annotated[str | None, Parameter(help=URL_HELP, show_default=False)]
 StorePath = Annotated[str | None, Parameter(help="where artifacts are kept (default: ./runs, or FOUNDLING_STORE)")]
 
 
 def generate(
     prompt: str,
     *,
-    model: Spec = None,
+    model: SpecOrUrl = None,
     max_tokens: int = 128,
     temperature: float = 0.0,
     top_p: float = 1.0,
@@ -44,10 +46,10 @@ def generate(
         temperature: 0 is greedy.
         chat: render the prompt as a user's message with the model's chat template.
     """
-    from foundling.inference.model import load
+    from foundling.inference.model import load_or_connect
     from foundling.serving.terminal import generate as generate_text
 
-    loaded = load(model, store=Store(store))
+    loaded = load_or_connect(model, store=Store(store))
     sampling: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k}
     sampling |= {"min_p": min_p, "seed": seed, "stop": tuple(stop or ())}
     if json:
@@ -59,7 +61,7 @@ def generate(
 
 
 def chat(
-    model: Spec = None,
+    model: SpecOrUrl = None,
     *,
     system: str | None = None,
     max_tokens: int = 256,
@@ -74,10 +76,10 @@ def chat(
         system: a system message to begin with.
         temperature: 0 is greedy.
     """
-    from foundling.inference.model import load
+    from foundling.inference.model import load_or_connect
     from foundling.serving.terminal import chat as chat_in_terminal
 
-    loaded = load(model, store=Store(store))
+    loaded = load_or_connect(model, store=Store(store))
     sampling = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
     chat_in_terminal(loaded, system=system, **sampling)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,14 @@ from torch import Tensor
 from foundling.core.artifacts import Store
 from foundling.core.errors import FoundlingError
 from foundling.inference.engine import Completion, Engine, Event, Request, SamplingParams
+from foundling.inference.remote import RemoteModel, connect, is_url
+from foundling.inference.requests import Prompt
 from foundling.inference.runner import inference_of
 from foundling.models.checkpoint import load_module, save_module
 from foundling.models.language_model import LanguageModel
 from foundling.models.locate import locate
 from foundling.tokenization.chat import render
 from foundling.tokenization.tokenizer import Tokenizer
-
-Prompt = str | Sequence[Mapping[str, Any]]  # plain text, or chat messages
 
 
 class Model:
@@ -79,10 +79,14 @@ class Model:
 
     def score(self, context: str, continuation: str) -> float:
         """log p(continuation | context), natural logarithm."""
+        return self.engine.score([self.pair(context, continuation)])[0].logprob
+
+    def pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """What `engine.score` takes for two texts."""
         first, whole = self.tokenizer.encode(context), self.tokenizer.encode(context + continuation)
         # Where the border falls inside a token, the continuation is encoded by itself.
         rest = whole[len(first) :] if whole[: len(first)] == first else self.tokenizer.encode(continuation)
-        return self.engine.score([(first, rest)])[0].logprob
+        return first, rest
 
     def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Unit vectors (n, dim) of texts."""
@@ -122,11 +126,18 @@ def load(
     Raises:
         FoundlingError: nothing is found under `spec`, or it is not a model.
     """
+    if is_url(spec):
+        raise FoundlingError(f"{spec} is a URL", "this needs the model itself: a directory, life/stage, key or hub id")
     artifact = (store or Store()).resolve(None if spec is None else str(spec))
     path = artifact.path if artifact is not None else locate(str(spec))
     module = load_module(path, dtype=dtype)
     module.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return Model(module, Tokenizer.load(path), **engine_options)
+
+
+def load_or_connect(spec: str | Path | None = None, store: Store | None = None) -> Model | RemoteModel:
+    """`load`, or `connect` for a URL: for callers that only generate, score texts and embed."""
+    return connect(str(spec)) if is_url(spec) else load(spec, store)
 
 
 def sample_texts(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from foundling.inference.parameters import SamplingParams
+
+Prompt = str | Sequence[Mapping[str, Any]]  # plain text, or chat messages
 
 # Why a continuation ended. The first two are OpenAI's; the others name what went wrong or who stopped it.
 STOP, LENGTH = "stop", "length"

@@ -12,11 +12,12 @@ from foundling.core.errors import FoundlingError
 
 if TYPE_CHECKING:
     from foundling.inference.model import Model
+    from foundling.inference.remote import RemoteModel
 
 HELP = "Commands: /reset starts over, /exit (or Ctrl-D) leaves."
 
 
-def chat(model: Model, system: str | None = None, **sampling: Any) -> None:
+def chat(model: Model | RemoteModel, system: str | None = None, **sampling: Any) -> None:
     """Talk with a model, turn by turn; reads standard input, so a pipe of lines is a conversation too.
 
     Args:
@@ -40,7 +41,7 @@ def chat(model: Model, system: str | None = None, **sampling: Any) -> None:
             messages.append({"role": "assistant", "content": answer})
 
 
-def generate(model: Model, prompt: str | list[dict[str, str]], **sampling: Any) -> None:
+def generate(model: Model | RemoteModel, prompt: str | list[dict[str, str]], **sampling: Any) -> None:
     """Print a model's continuation of a text (or its answer to messages) as it comes."""
     _say(Console(highlight=False), model, prompt, sampling)
 
@@ -56,7 +57,7 @@ def _ask(console: Console, interactive: bool) -> str | None:
     return None if line.strip() == "/exit" else line.strip()
 
 
-def _say(console: Console, model: Model, prompt: Any, sampling: dict[str, Any]) -> str:
+def _say(console: Console, model: Model | RemoteModel, prompt: Any, sampling: dict[str, Any]) -> str:
     """Print the answer piece by piece; Ctrl-C ends the answer, not the conversation."""
     said = ""
     try:

@@ -36,6 +36,22 @@ class Grammar:
         if failed:
             raise BadGrammar(f"the {self.kind.replace('_', ' ')} cannot be used", _plain(messages[0]))
 
+    def response_format(self) -> dict[str, Any]:
+        """OpenAI's `response_format` for it.
+
+        Raises:
+            BadGrammar: that interface has JSON schemas and any JSON object only.
+        """
+        if self.kind == "json":
+            return {"type": "json_object"}
+        if self.kind != "json_schema":
+            raise BadGrammar(
+                f"a {self.kind} grammar cannot be asked of a URL", "OpenAI's interface has JSON forms only"
+            )
+        schema = json.loads(self.source)["grammars"][0]["json_schema"]
+        schema.pop("x-guidance", None)
+        return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
+
 
 def json_schema(schema: Mapping[str, Any] | bool | str, *, whitespace: bool = False) -> Grammar:
     """Answers that are valid under a JSON Schema.
