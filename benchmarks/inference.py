@@ -24,7 +24,8 @@ from foundling.inference.engine import Engine, Request, SamplingParams
 from foundling.models.build import build
 from foundling.models.checkpoint import load_module, save_module
 from foundling.models.presets import preset
-from foundling.models.quantized import Scheme, quantize_module
+from foundling.models.quantized import Scheme
+from foundling.models.rounding import quantize_module
 
 PROMPT = 64
 

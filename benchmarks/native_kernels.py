@@ -28,7 +28,8 @@ from foundling.models.context import CacheView, Context
 from foundling.models.kernels.decoder import NativeDecoder, native
 from foundling.models.language_model import LanguageModel
 from foundling.models.presets import preset
-from foundling.models.quantized import Scheme, quantize_module
+from foundling.models.quantized import Scheme
+from foundling.models.rounding import quantize_module
 
 SHAPE = "smollm2-135m"
 BLOCK = 16

@@ -36,7 +36,8 @@ from foundling.inference.model import load
 from foundling.models.build import build
 from foundling.models.checkpoint import save_module
 from foundling.models.presets import preset
-from foundling.models.quantized import Scheme, quantize_module
+from foundling.models.quantized import Scheme
+from foundling.models.rounding import quantize_module
 from foundling.tokenization.chat import CHATML, render
 from foundling.tokenization.tokenizer import Tokenizer
 

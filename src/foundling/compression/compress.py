@@ -29,7 +29,8 @@ from foundling.evaluation.documents import Documents
 from foundling.inference.engine import Engine, Request, SamplingParams
 from foundling.models.checkpoint import load_module, save_module
 from foundling.models.language_model import LanguageModel
-from foundling.models.quantized import QuantizedLinear, Scheme, from_codes, quantize_linear
+from foundling.models.quantized import QuantizedLinear, Scheme, from_codes
+from foundling.models.rounding import quantize_linear
 from foundling.tokenization.tokenizer import Tokenizer
 
 COPIED = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from foundling.models.quantized import Scheme, dequantize, group_size, round_to_nearest
+from foundling.models.quantized import Scheme, dequantize, group_size
+from foundling.models.rounding import round_to_nearest
 
 # Ranges tried, as a share of each group's largest weight: a few weights are cut off, all others are finer.
 SHRINKS = (1.0, 0.97, 0.94, 0.91, 0.88, 0.85, 0.82, 0.79, 0.76, 0.73, 0.7)

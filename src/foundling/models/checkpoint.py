@@ -14,7 +14,8 @@ from foundling.models.config import ModelConfig
 from foundling.models.families import family_for
 from foundling.models.families.translate import config_to_hf, read_config, read_json, write_json
 from foundling.models.language_model import LanguageModel
-from foundling.models.quantized import QuantizedLinear, schemes_of
+from foundling.models.quantized import schemes_of
+from foundling.models.quantized_bytes import layer_class
 from foundling.models.quantized_format import schemes_from_hf, schemes_to_hf
 from foundling.models.tensor_files import TensorFiles, TensorSource, write_tensors
 from foundling.models.tensor_rules import Rule, expand
@@ -81,6 +82,8 @@ def save_module(module: LanguageModel, path: Path | str) -> None:
             )
         schemes = {renamed[name]: scheme for name, scheme in quantized.items()}
         dense = [renamed.get(name, name) for name, part in module.named_modules() if isinstance(part, nn.Linear)]
+        if config.tie_embeddings:
+            dense.append("lm_head")  # transformers has a layer there, whose matrix is the embedding's
         hf["quantization_config"] = schemes_to_hf(schemes, dense)
     write_json(directory / "config.json", hf)
     tokens = {name: hf[name] for name in GENERATION if hf.get(name) is not None}
@@ -89,20 +92,21 @@ def save_module(module: LanguageModel, path: Path | str) -> None:
 
 
 def _place_quantized(module: LanguageModel, files: TensorFiles) -> None:
-    """Put a QuantizedLinear wherever the files hold packed weights."""
+    """Put a quantized layer wherever the files hold one: where a weight has scales."""
     where = files.directory / "config.json"
     linear = {f"{name}.weight" for name, part in module.named_modules() if isinstance(part, nn.Linear)}
     layers = {}  # their name -> ours
     for rule in _rules(module.config, set(module.state_dict())):
-        their_layer = rule.theirs[0].removesuffix(".weight")
-        if rule.ours and rule.ours[0] in linear and f"{their_layer}.weight_packed" in files.names:
-            layers[their_layer] = rule.ours[0].removesuffix(".weight")
+        layer = rule.theirs[0].removesuffix(".weight")
+        scales = {f"{layer}.weight_scale", f"{layer}.weight.absmax"}
+        if rule.ours and rule.ours[0] in linear and scales & files.names:
+            layers[layer] = rule.ours[0].removesuffix(".weight")
     config = read_json(where).get("quantization_config")
     if config is None:
         return
     for theirs, scheme in schemes_from_hf(config, list(layers), str(where)).items():
         old = cast(nn.Linear, module.get_submodule(layers[theirs]))
-        new = QuantizedLinear(old.in_features, old.out_features, old.bias is not None, scheme)
+        new = layer_class(scheme)(old.in_features, old.out_features, old.bias is not None, scheme)
         module.set_submodule(layers[theirs], new)
 
 
@@ -145,4 +149,5 @@ def _read(rule: Rule, source: TensorSource, shapes: Sequence[torch.Size]) -> Seq
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype | None) -> nn.Parameter | Tensor:
-    return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+    convert = dtype is not None and tensor.is_floating_point() and tensor.itemsize > 1  # float8 is a code
+    return tensor.to(dtype) if convert else tensor

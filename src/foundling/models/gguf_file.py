@@ -157,8 +157,8 @@ def dense_state(module: LanguageModel) -> dict[str, Tensor]:
     state = {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
     for layer, part in module.named_modules():
         if isinstance(part, QuantizedLinear):
-            for buffer in ("weight_packed", "weight_scale", "weight_shape", "weight_zero_point"):
-                state.pop(f"{layer}.{buffer}", None)
+            for name in [name for name in state if name.startswith(f"{layer}.weight")]:
+                del state[name]
             state[f"{layer}.weight"] = part.weight.detach().cpu()
     return state
 

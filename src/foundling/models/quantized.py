@@ -1,15 +1,17 @@
 """Linear layers with integer weights, in compressed-tensors' pack-quantized form that vLLM and transformers read.
 
 A weight is code * scale, or (code - zero_point) * scale, with one scale per group of `group_size` inputs of an output
-row. This file stores, reads and multiplies them; choosing good codes is `compression`'s work.
+row. This file stores, reads and multiplies them; choosing good codes is `compression`'s work. The other forms of a
+quantized layer, one byte or half a byte of another number format for each weight, are in `quantized_bytes.py`.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from foundling.core.config import Config, option
@@ -22,11 +24,24 @@ KERNEL_GROUPS = (32, 64, 128, 256)
 
 
 class Scheme(Config):
-    """How the weights of a layer are quantized."""
+    """How the weights of a layer are quantized, and whether its inputs are, too."""
 
+    numbers: Literal["int", "fp8", "nf4"] = option("int", "integers, float8 (e4m3) or QLoRA's 16 normal quantiles")
     bits: Literal[4, 8] = option(4, "bits per weight")
     group_size: int | None = option(32, "inputs that share a scale; null: all inputs of an output", gt=0)
     symmetric: bool = option(True, "no zero points")
+    int8_inputs: bool = option(False, "each token's inputs are rounded to int8 as they come")
+
+    @model_validator(mode="after")
+    def _exists(self) -> Self:
+        plain = self.symmetric and not self.int8_inputs
+        if self.numbers == "fp8" and not (self.bits == 8 and self.group_size is None and plain):
+            raise ValueError("fp8 has 8 bits and one scale for each output (group_size null)")
+        if self.numbers == "nf4" and not (self.bits == 4 and self.group_size and plain):
+            raise ValueError("nf4 has 4 bits and a group_size")
+        if self.int8_inputs and not (self.bits == 8 and self.group_size is None and self.symmetric):
+            raise ValueError("int8_inputs goes with 8 bits, symmetric, one scale for each output (group_size null)")
+        return self
 
 
 class QuantizedLinear(nn.Module):
@@ -54,6 +69,8 @@ class QuantizedLinear(nn.Module):
         """x (..., in_features) -> (..., out_features) in x's dtype."""
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
+        if self.scheme.int8_inputs:
+            x = round_inputs(x)
         if x.numel() <= KERNEL_ROWS * self.in_features and self._kernel_fits(x):
             y = self._kernel_product(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
             return y if self.bias is None else y + self.bias.to(y.dtype)
@@ -62,8 +79,8 @@ class QuantizedLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The weights as numbers (out_features, in_features), in the scales' dtype; computed at each use."""
-        return self.dequantized(self.weight_scale.dtype)
+        """The weights as numbers (out_features, in_features) float32; computed at each use."""
+        return self.dequantized(torch.float32)
 
     def codes(self) -> Tensor:
         """The signed integer codes, (out_features, in_features) int8."""
@@ -85,7 +102,9 @@ class QuantizedLinear(nn.Module):
 
     def _kernel_fits(self, x: Tensor) -> bool:
         """The CPU kernels are right and fast for bfloat16 and symmetric codes; float32 runs them fifty times slower."""
-        if x.dtype != torch.bfloat16 or x.device.type != "cpu" or not self.scheme.symmetric or x.dim() < 2:
+        if x.dtype != torch.bfloat16 or x.device.type != "cpu" or x.dim() < 2:
+            return False
+        if self.scheme.numbers != "int" or not self.scheme.symmetric or self.scheme.int8_inputs:
             return False
         if self.scheme.bits == 8:
             return self.weight_scale.shape[1] == 1
@@ -106,6 +125,13 @@ class QuantizedLinear(nn.Module):
             return self.codes(), scales.flatten()
         packed = torch._convert_weight_to_int4pack_for_cpu(self.codes().to(torch.int32) + 8, 1)
         return packed, torch.stack((scales.t(), torch.zeros_like(scales.t())), dim=-1).contiguous()
+
+
+def round_inputs(x: Tensor) -> Tensor:
+    """Each token's inputs (..., in) rounded to 256 steps of its largest magnitude, as numbers again."""
+    scale = x.abs().amax(-1, keepdim=True) / 127.5  # compressed-tensors: half of the range of 8 bits
+    scale = scale.where(scale != 0, torch.finfo(x.dtype).eps)
+    return (x / scale).round().clamp(-128, 127) * scale
 
 
 def group_size(scheme: Scheme, in_features: int) -> int:
@@ -130,24 +156,9 @@ def dequantize(codes: Tensor, scales: Tensor, zero_points: Tensor | None) -> Ten
     return (grouped * scales.unsqueeze(2)).flatten(1)
 
 
-def round_to_nearest(weight: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Codes (out, in) int8, scales (out, groups) in the weight's dtype and zero points (out, groups) int8 or None.
-
-    The scale spreads each group's range over the codes: its largest magnitude over 2^(bits-1) - 1/2 if symmetric,
-    else (max - min) over 2^bits - 1, with zero always inside the range.
-    """
-    grouped = weight.detach().float().unflatten(1, (-1, group_size(scheme, weight.shape[1])))
-    low, high = -(1 << (scheme.bits - 1)), (1 << (scheme.bits - 1)) - 1
-    tiny = torch.finfo(weight.dtype).tiny
-    if scheme.symmetric:
-        scales = (grouped.abs().amax(2) / (high + 0.5)).clamp_min(tiny).to(weight.dtype)
-        codes = (grouped / scales.float().unsqueeze(2)).round().clamp(low, high)
-        return codes.flatten(1).to(torch.int8), scales, None
-    least, most = grouped.amin(2).clamp_max(0), grouped.amax(2).clamp_min(0)
-    scales = ((most - least) / (high - low)).clamp_min(tiny).to(weight.dtype)
-    zeros = (low - least / scales.float()).round().clamp(low, high)
-    codes = (grouped / scales.float().unsqueeze(2) + zeros.unsqueeze(2)).round().clamp(low, high)
-    return codes.flatten(1).to(torch.int8), scales, zeros.to(torch.int8)
+def code_range(bits: int) -> tuple[int, int]:
+    """The least and the greatest signed code."""
+    return -(1 << (bits - 1)), (1 << (bits - 1)) - 1
 
 
 def from_codes(
@@ -163,27 +174,6 @@ def from_codes(
     if bias is not None:
         layer.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
     return layer
-
-
-def quantize_linear(linear: nn.Linear, scheme: Scheme) -> QuantizedLinear:
-    """Round a linear layer's weights to the nearest code."""
-    codes, scales, zeros = round_to_nearest(linear.weight, scheme)
-    return from_codes(codes, scales, zeros, linear.bias, scheme)
-
-
-def quantize_module(module: nn.Module, scheme: Scheme, skip: tuple[str, ...] = ("output",)) -> list[str]:
-    """Replace the linear layers of a model by quantized ones, in place.
-
-    Args:
-        skip: names of layers to leave alone (the head, by default: it is small or tied, and sensitive).
-
-    Returns:
-        The names of the replaced layers.
-    """
-    names = [name for name, part in module.named_modules() if isinstance(part, nn.Linear) and name not in skip]
-    for name in names:
-        module.set_submodule(name, quantize_linear(module.get_submodule(name), scheme))  # type: ignore[arg-type]
-    return names
 
 
 def schemes_of(module: nn.Module) -> dict[str, Scheme]:

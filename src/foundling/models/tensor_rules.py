@@ -13,8 +13,10 @@ if TYPE_CHECKING:  # families are read by plans and the command line too, which 
     Read = Callable[[Sequence[Tensor], Sequence[torch.Size]], Sequence[Tensor]]  # (theirs, our shapes) -> ours
     Write = Callable[[Sequence[Tensor]], Sequence[Tensor]]  # ours -> theirs
 
-# the tensors that one layer may own, in plain and in packed-quantized form
-SUFFIXES = ("weight", "bias", "weight_packed", "weight_scale", "weight_shape", "weight_zero_point")
+# the tensors that one layer may own, in plain and in quantized form
+PACKED = ("weight_packed", "weight_scale", "weight_shape", "weight_zero_point")
+NORMAL_FLOAT = ("weight.absmax", "weight.quant_map", "weight.quant_state.bitsandbytes__nf4")
+SUFFIXES = ("weight", "bias", *PACKED, *NORMAL_FLOAT)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from foundling.models.adapter_config import AdapterConfig
 from foundling.models.adapter_files import load_adapter, save_adapter
 from foundling.models.adapters import adapter_layers, attach, disabled, merge
 from foundling.models.checkpoint import load_module
-from foundling.models.quantized import Scheme, quantize_module
+from foundling.models.quantized import Scheme
+from foundling.models.rounding import quantize_module
 
 TOKENS = torch.randint(0, 97, (2, 11), generator=torch.Generator().manual_seed(3))
 METHODS: dict[str, dict[str, Any]] = {"lora": {}, "rslora": {"use_rslora": True}, "dora": {"use_dora": True}}

@@ -25,7 +25,8 @@ from foundling.models import build as building
 from foundling.models.checkpoint import save_module
 from foundling.models.language_model import LanguageModel
 from foundling.models.presets import preset
-from foundling.models.quantized import Scheme, dequantize, round_to_nearest
+from foundling.models.quantized import Scheme, dequantize
+from foundling.models.rounding import round_to_nearest
 from foundling.tokenization.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 

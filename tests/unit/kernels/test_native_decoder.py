@@ -17,7 +17,8 @@ from foundling.models.kernels.panels import weight_of
 from foundling.models.kernels.reference import integer_linear
 from foundling.models.kernels.structs import compiled
 from foundling.models.language_model import LanguageModel
-from foundling.models.quantized import Scheme, quantize_linear, quantize_module
+from foundling.models.quantized import Scheme
+from foundling.models.rounding import quantize_linear, quantize_module
 
 pytestmark = pytest.mark.skipif(compiled() is None, reason="no C compiler here")
 BLOCK = 16

@@ -15,7 +15,8 @@ from foundling.models.build import build
 from foundling.models.checkpoint import load_module, save_module
 from foundling.models.packing import pack, unpack
 from foundling.models.presets import preset
-from foundling.models.quantized import Scheme, quantize_linear, quantize_module
+from foundling.models.quantized import Scheme
+from foundling.models.rounding import quantize_linear, quantize_module
 
 SCHEMES = [
     Scheme(bits=8, group_size=None),
@@ -23,6 +24,11 @@ SCHEMES = [
     Scheme(bits=4, group_size=32),
     Scheme(bits=4, group_size=None, symmetric=False),
     Scheme(bits=8, group_size=64, symmetric=False),
+]
+OTHERS = [
+    Scheme(bits=8, group_size=None, int8_inputs=True),
+    Scheme(numbers="fp8", bits=8, group_size=None),
+    Scheme(numbers="nf4", bits=4, group_size=64),
 ]
 
 
@@ -71,7 +77,7 @@ def test_groups_must_divide() -> None:
         quantize_linear(nn.Linear(48, 8), Scheme(bits=4, group_size=32))
 
 
-@pytest.mark.parametrize("scheme", SCHEMES[:4], ids=str)
+@pytest.mark.parametrize("scheme", [*SCHEMES[:4], *OTHERS], ids=str)
 def test_quantized_directory_round_trips(scheme: Scheme, tmp_path: Path) -> None:
     module = build(preset("foundling-1m", vocab_size=64), seed=0, zero_outputs=False)
     ids = torch.arange(20).reshape(1, 20)

@@ -48,8 +48,8 @@ def weight_of(layer: nn.Module) -> Weight | None:
 
 def _quantized(layer: QuantizedLinear) -> Weight | None:
     n, k = layer.out_features, layer.in_features
-    fits = (layer.scheme.group_size or k) % GROUPS[-1] == 0 and layer.weight_packed.device.type == "cpu"
-    if not fits or n % PANEL or not layer.scheme.symmetric:
+    fits = (layer.scheme.group_size or k) % GROUPS[-1] == 0 and layer.weight_scale.device.type == "cpu"
+    if layer.scheme.numbers != "int" or not fits or n % PANEL or not layer.scheme.symmetric:
         return None
     group = activation_group(layer)
     scales = layer.weight_scale.repeat_interleave(k // layer.weight_scale.shape[1] // group, dim=1)
