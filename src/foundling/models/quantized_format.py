@@ -126,7 +126,7 @@ def scheme_from_hf(group: dict[str, Any], where: str) -> Scheme:
         )
     return Scheme(
         numbers="fp8" if kind == "float" else "int",
-        bits=bits,
+        bits=4 if bits == 4 else 8,
         group_size=weights.get("group_size") if weights["strategy"] == "group" else None,
         symmetric=weights.get("symmetric", True),
         int8_inputs=inputs is not None,

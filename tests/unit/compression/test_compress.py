@@ -73,7 +73,7 @@ def test_search_beats_nearest_in_every_group(bits: int, symmetric: bool) -> None
     scheme = Scheme(bits=bits, group_size=32, symmetric=symmetric)
     errors = []
     for codes, scales, zeros in (round_to_nearest(weight, scheme), search_scales(weight, scheme)):
-        difference = dequantize(codes, scales, zeros) - weight
+        difference = dequantize(codes, scales.float(), zeros) - weight
         errors.append(difference.unflatten(1, (-1, 32)).square().sum(2))
     assert (errors[1] <= errors[0] + 1e-6).all()
     if bits == 4:
