@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import secrets
+import time
+from collections.abc import Iterator
 from collections.abc import Sequence as Seq
 from typing import Any
 
@@ -29,6 +31,7 @@ from foundling.inference.runner import Runner, inference_of
 from foundling.inference.sampling import SamplingParams
 from foundling.inference.scheduler import Scheduler, Sequence
 from foundling.inference.scoring import Scoring
+from foundling.inference.scoring_trees import TreeScorer, plan, suits
 from foundling.inference.speculative import Proposer
 from foundling.inference.stats import Stats
 from foundling.inference.stepper import Stepper
@@ -121,16 +124,28 @@ class Engine:
         Raises:
             FoundlingError: a pair is longer than the model's context or the cache, or its continuation is empty.
         """
-        scorings = [self._scoring(context, continuation) for context, continuation in pairs]
-        waiting = self._stepper.scorings
-        for scoring in scorings:
-            waiting[scoring.sequence.id] = scoring
-            self.scheduler.add(scoring.sequence)
-        with inference_of(self.module):
-            for scoring in scorings:
-                while scoring.sequence.id in waiting:
-                    self._stepper.step()
-        return [scoring.score() for scoring in scorings]
+        found = dict(self.score_each(pairs))
+        return [found[index] for index in range(len(pairs))]
+
+    def score_each(
+        self, pairs: Seq[tuple[Seq[int], Seq[int]]], wanted: frozenset[int] | None = None
+    ) -> Iterator[tuple[int, Score]]:
+        """(index, score) of the pairs as they are done. See `score`.
+
+        Args:
+            wanted: the indices to score; None: all. The others still shape the passes, so that a score is the same to
+                the last bit whether or not they were scored before.
+        """
+        checked = [self._checked(context, continuation) for context, continuation in pairs]
+        groups, rest = plan(checked) if suits(self.runner) else ([], list(range(len(pairs))))
+        scorer = TreeScorer(self.runner)
+        begin = time.perf_counter()
+        for index, score in scorer.score(groups, wanted):
+            self._stepper.stats.count_scored(scorer.passes, scorer.tokens, time.perf_counter() - begin)
+            scorer.passes = scorer.tokens = 0
+            yield index, score
+            begin = time.perf_counter()
+        yield from self._score_paged(checked, [i for i in rest if wanted is None or i in wanted])
 
     def embed(self, texts: Seq[str]) -> npt.NDArray[np.float32]:
         """Mean of the final hidden states of each text's tokens, scaled to length 1: (n, dim)."""
@@ -231,17 +246,32 @@ class Engine:
             self.scheduler.add(one.sequence)
         return made
 
-    def _scoring(self, context: Seq[int], continuation: Seq[int]) -> Scoring:
+    def _checked(self, context: Seq[int], continuation: Seq[int]) -> tuple[Seq[int], Seq[int]]:
         if not context and self.tokenizer is not None:
             context = [self.tokenizer.eot_id]
-        tokens = [*context, *continuation]
         if not context or not continuation:
             raise FoundlingError("a pair to score has an empty context or continuation")
-        check_tokens(tokens, self.module.config.vocab_size)
-        check_length(len(tokens) - 1, self.longest + 1)
-        first = len(context) - 1
-        sequence = Sequence(next(self._ids), tokens[:-1], len(tokens), logits_from=first)
-        return Scoring(sequence, first, list(continuation))
+        check_tokens([*context, *continuation], self.module.config.vocab_size)
+        check_length(len(context) + len(continuation) - 1, self.longest + 1)
+        return context, continuation
+
+    def _score_paged(
+        self, pairs: Seq[tuple[Seq[int], Seq[int]]], indices: list[int]
+    ) -> Iterator[tuple[int, Score]]:
+        """Score some of the pairs under the scheduler, over the paged cache, which can do it for every model."""
+        waiting, scorings = self._stepper.scorings, {}
+        for index in indices:
+            context, continuation = pairs[index]
+            first = len(context) - 1
+            tokens = [*context, *continuation]
+            sequence = Sequence(next(self._ids), tokens[:-1], len(tokens), logits_from=first)
+            scorings[index] = waiting[sequence.id] = Scoring(sequence, first, list(continuation))
+            self.scheduler.add(sequence)
+        for index, scoring in scorings.items():
+            with inference_of(self.module):
+                while scoring.sequence.id in waiting:
+                    self._stepper.step()
+            yield index, scoring.score()
 
 
 def _refused(request: Request, index: int, error: FoundlingError) -> Completion:

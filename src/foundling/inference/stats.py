@@ -53,6 +53,12 @@ class Stats:
             if chunk.start == chunk.sequence.reused:
                 self.reused_tokens += chunk.start
 
+    def count_scored(self, passes: int, tokens: int, seconds: float) -> None:
+        """Add passes that only scored."""
+        self.steps += passes
+        self.computed_tokens += tokens
+        self.seconds += seconds
+
     def bandwidth_share(self, bandwidth: float) -> float | None:
         """What decoding reached of the machine's memory bandwidth (bytes/s); None: nothing was decoded.
 

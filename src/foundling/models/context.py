@@ -43,6 +43,14 @@ class Encoded:
 
 
 @dataclass
+class Tree:
+    """Several continuations of one beginning in a row: a token sees its own branch, not all that lies before it."""
+
+    visible: Tensor  # (rows, time, keys) bool; the keys are the cached ones, then the row's own tokens
+    positions: Tensor  # (rows, keys) int64 position of each key
+
+
+@dataclass
 class Context:
     """Positions, segments and cache of one forward pass. Make a new one for each pass: it remembers masks and tables.
 
@@ -52,6 +60,7 @@ class Context:
     positions: Tensor  # (rows, time) int64 position of each token in its own sequence
     segments: Tensor | None = None  # (rows, time) int64, or None
     cache: CacheView | None = None
+    tree: Tree | None = None  # in place of the order of tokens and of segments
     prefix: Tensor | None = None  # (rows,) int64: this many leading tokens see each other both ways (prefix LM)
     token_types: Tensor | None = None  # (rows, time) int64 kind of each token (BERT's segments); None: all 0
     encoded: Encoded | None = None  # for decoders that attend to an encoder

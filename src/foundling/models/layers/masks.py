@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 
 from foundling.models.config import AttentionConfig
-from foundling.models.context import Context, Encoded
+from foundling.models.context import Context, Encoded, Tree
 
 
 def self_mask(config: AttentionConfig, ctx: Context, dtype: torch.dtype) -> Tensor | None:
     """Bias (rows or 1, heads or 1, time, time) of uncached attention, or None if `causal` alone says it all."""
+    if ctx.tree is not None:
+        return _tree_mask(config, ctx, ctx.tree, dtype)
     time = ctx.positions.shape[1]
     windowed = config.window is not None and config.window < time
     biased = config.alibi or config.relative_bias
@@ -29,7 +31,9 @@ def self_mask(config: AttentionConfig, ctx: Context, dtype: torch.dtype) -> Tens
 
 
 def cached_mask(config: AttentionConfig, ctx: Context, n_keys: int, dtype: torch.dtype) -> Tensor:
-    """Bias (rows, heads or 1, time, n_keys) over cached keys, which lie in position order."""
+    """Bias (rows, heads or 1, time, n_keys) over cached keys, which lie in position order unless in a tree."""
+    if ctx.tree is not None:
+        return _tree_mask(config, ctx, ctx.tree, dtype)
 
     def make() -> Tensor:
         key = torch.arange(n_keys, device=ctx.positions.device)
@@ -37,6 +41,14 @@ def cached_mask(config: AttentionConfig, ctx: Context, n_keys: int, dtype: torch
         return _bias(config, ctx, _visible(config, ctx, query, key), query, key, dtype)
 
     return ctx.once(("cached_mask", n_keys, *_kind(config), dtype), make)
+
+
+def _tree_mask(config: AttentionConfig, ctx: Context, tree: Tree, dtype: torch.dtype) -> Tensor:
+    def make() -> Tensor:
+        query, key = ctx.positions[:, None, :, None], tree.positions[:, None, None, :]
+        return _bias(config, ctx, _visible(config, ctx, query, key) & tree.visible[:, None], query, key, dtype)
+
+    return ctx.once(("tree_mask", *_kind(config), dtype), make)
 
 
 def cross_mask(ctx: Context, encoded: Encoded, dtype: torch.dtype) -> Tensor | None:
