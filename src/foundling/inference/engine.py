@@ -255,9 +255,7 @@ class Engine:
         check_length(len(context) + len(continuation) - 1, self.longest + 1)
         return context, continuation
 
-    def _score_paged(
-        self, pairs: Seq[tuple[Seq[int], Seq[int]]], indices: list[int]
-    ) -> Iterator[tuple[int, Score]]:
+    def _score_paged(self, pairs: Seq[tuple[Seq[int], Seq[int]]], indices: list[int]) -> Iterator[tuple[int, Score]]:
         """Score some of the pairs under the scheduler, over the paged cache, which can do it for every model."""
         waiting, scorings = self._stepper.scorings, {}
         for index in indices:
