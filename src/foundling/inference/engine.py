@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from collections.abc import Sequence as Seq
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,7 @@ class Engine:
         self._stepper = Stepper(self.scheduler, self.runner, tokenizer, speculate)
         self._matchers = MatcherFactory(tokenizer, module.config.vocab_size)
         self._ids = itertools.count(1)
+        self._roots: dict[str | None, bytes] = {None: b""}  # of the cache, by adapter
 
     def generate(self, requests: Seq[Request]) -> list[Completion]:
         """Continue every request; n completions each, in order.
@@ -116,7 +118,7 @@ class Engine:
                 self._stepper.step()
         return [finished.pop(item) if isinstance(item, int) else item for item in order]
 
-    def score(self, pairs: Seq[tuple[Seq[int], Seq[int]]]) -> list[Score]:
+    def score(self, pairs: Seq[tuple[Seq[int], Seq[int]]], adapter: str | None = None) -> list[Score]:
         """log p(continuation | context) of every (context, continuation) pair of token ids, in order.
 
         Beginnings that pairs share are computed once. An empty context stands for the tokenizer's end-of-text token.
@@ -124,20 +126,25 @@ class Engine:
         Raises:
             FoundlingError: a pair is longer than the model's context or the cache, or its continuation is empty.
         """
-        found = dict(self.score_each(pairs))
+        found = dict(self.score_each(pairs, adapter=adapter))
         return [found[index] for index in range(len(pairs))]
 
     def score_each(
-        self, pairs: Seq[tuple[Seq[int], Seq[int]]], wanted: frozenset[int] | None = None
+        self,
+        pairs: Seq[tuple[Seq[int], Seq[int]]],
+        wanted: frozenset[int] | None = None,
+        adapter: str | None = None,
     ) -> Iterator[tuple[int, Score]]:
         """(index, score) of the pairs as they are done. See `score`.
 
         Args:
             wanted: the indices to score; None: all. The others still shape the passes, so that a score is the same to
                 the last bit whether or not they were scored before.
+            adapter: which of the engine's adapters scores; None: the model itself.
         """
+        self._require(adapter)
         checked = [self._checked(context, continuation) for context, continuation in pairs]
-        groups, rest = plan(checked) if suits(self.runner) else ([], list(range(len(pairs))))
+        groups, rest = plan(checked) if adapter is None and suits(self.runner) else ([], list(range(len(pairs))))
         scorer = TreeScorer(self.runner)
         begin = time.perf_counter()
         for index, score in scorer.score(groups, wanted):
@@ -145,7 +152,7 @@ class Engine:
             scorer.passes = scorer.tokens = 0
             yield index, score
             begin = time.perf_counter()
-        yield from self._score_paged(checked, [i for i in rest if wanted is None or i in wanted])
+        yield from self._score_paged(checked, [i for i in rest if wanted is None or i in wanted], adapter)
 
     def embed(self, texts: Seq[str]) -> npt.NDArray[np.float32]:
         """Mean of the final hidden states of each text's tokens, scaled to length 1: (n, dim)."""
@@ -200,6 +207,33 @@ class Engine:
         stats.cache_used = (blocks.n_blocks - blocks.n_free) * BLOCK_SIZE
         return stats
 
+    @property
+    def adapters(self) -> list[str]:
+        """Names of the adapters that requests may ask for."""
+        return self.runner.adapters.names
+
+    def load_adapter(self, name: str, directory: Path | str) -> None:
+        """Load a LoRA (or rsLoRA, DoRA) adapter from PEFT's directory, for requests that name it.
+
+        Raises:
+            FoundlingError: the name is taken, or the adapter does not fit this model.
+        """
+        self.runner.adapters.load(name, directory)
+        self._roots[name] = b"adapter %d" % next(self._ids)  # another one under this name gets another cache
+
+    def unload_adapter(self, name: str) -> None:
+        """Forget an adapter.
+
+        Raises:
+            FoundlingError: it is not loaded, or requests are using it.
+        """
+        self._require(name)
+        users = sum(one.adapter == name for one in (*self.scheduler.running, *self.scheduler.waiting))
+        if users:
+            raise FoundlingError(f"adapter {name!r} is in use by {users} sequences", fix="cancel them, or wait")
+        self.runner.adapters.unload(name)
+        del self._roots[name]
+
     def weights_changed(self) -> None:
         """Forget all cached keys and values: they were computed with other weights. Running requests are recomputed."""
         self.scheduler.restart()
@@ -214,6 +248,7 @@ class Engine:
     def _enqueue(self, request: Request, request_id: Any, stream: bool) -> list[Generation]:
         params, prompt = request.params, list(request.prompt_ids)
         check_prompt(prompt, self.module.config.vocab_size, self.longest)
+        self._require(request.adapter)
         if params.stop and self.tokenizer is None:
             raise FoundlingError("stop strings need a tokenizer")
         matchers = [self._matchers.matcher(params.grammar) if params.grammar else None for _ in range(params.n)]
@@ -223,7 +258,9 @@ class Engine:
         banned, scores = bad_words(params, self.tokenizer), PromptScores()
         made = []
         for index, matcher in enumerate(matchers):
-            sequence = Sequence(next(self._ids), list(prompt), min(len(prompt) + params.max_tokens, self.longest))
+            limit = min(len(prompt) + params.max_tokens, self.longest)
+            root = self._roots[request.adapter]
+            sequence = Sequence(next(self._ids), list(prompt), limit, root=root, adapter=request.adapter)
             one = Generation(
                 sequence,
                 params,
@@ -246,6 +283,10 @@ class Engine:
             self.scheduler.add(one.sequence)
         return made
 
+    def _require(self, adapter: str | None) -> None:
+        if adapter is not None:
+            self.runner.adapters.require(adapter)
+
     def _checked(self, context: Seq[int], continuation: Seq[int]) -> tuple[Seq[int], Seq[int]]:
         if not context and self.tokenizer is not None:
             context = [self.tokenizer.eot_id]
@@ -255,14 +296,17 @@ class Engine:
         check_length(len(context) + len(continuation) - 1, self.longest + 1)
         return context, continuation
 
-    def _score_paged(self, pairs: Seq[tuple[Seq[int], Seq[int]]], indices: list[int]) -> Iterator[tuple[int, Score]]:
+    def _score_paged(
+        self, pairs: Seq[tuple[Seq[int], Seq[int]]], indices: list[int], adapter: str | None
+    ) -> Iterator[tuple[int, Score]]:
         """Score some of the pairs under the scheduler, over the paged cache, which can do it for every model."""
         waiting, scorings = self._stepper.scorings, {}
         for index in indices:
             context, continuation = pairs[index]
             first = len(context) - 1
             tokens = [*context, *continuation]
-            sequence = Sequence(next(self._ids), tokens[:-1], len(tokens), logits_from=first)
+            root = self._roots[adapter]
+            sequence = Sequence(next(self._ids), tokens[:-1], len(tokens), first, root, adapter)
             scorings[index] = waiting[sequence.id] = Scoring(sequence, first, list(continuation))
             self.scheduler.add(sequence)
         for index, scoring in scorings.items():

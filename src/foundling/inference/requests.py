@@ -25,11 +25,13 @@ class Request:
     Args:
         prompt_ids: at least one token.
         id: the caller's name for it, carried through to completions and events; None: the engine numbers it.
+        adapter: which of the engine's adapters answers; None: the model itself.
     """
 
     prompt_ids: Sequence[int]
     params: SamplingParams = field(default_factory=SamplingParams)
     id: Any = None
+    adapter: str | None = None
 
 
 @dataclass

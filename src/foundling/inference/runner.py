@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from foundling.inference.blocks import TRASH
 from foundling.inference.kv_int8 import Int8KV
 from foundling.inference.scheduler import Chunk
+from foundling.models.adapter_bank import AdapterBank
 from foundling.models.context import CacheView, Context
 from foundling.models.kernels.decoder import NativeDecoder, native
 from foundling.models.language_model import LanguageModel
@@ -57,6 +58,7 @@ class Runner:
         self._autocast = self.dtype != weight.dtype
         self._int8_cache = int8_cache
         self._forward: LanguageModel | NativeDecoder = module
+        self.adapters = AdapterBank(module)
         self.weights_changed()
         self.state = module.new_state(max_batch + 1, n_blocks + 1, block_size, self.dtype, self.device)
         if int8_cache:
@@ -71,14 +73,27 @@ class Runner:
         return any(not isinstance(layer, (PagedKV, PagedLatent)) for layer in self.state)
 
     def run(self, chunks: Sequence[Chunk]) -> Iterator[Pass]:
-        """Compute the chunks in as few passes as padding allows: all single tokens in one, prompts by length."""
+        """Compute the chunks in as few passes as padding allows: all single tokens in one, prompts by length.
+
+        Rows with adapters share passes with the others, unless those have the native kernels, which know no adapters.
+        """
         for chunk in chunks:
             self._update_table(chunk)
-        for group in _groups(chunks):
-            tokens, ctx = self._inputs(group)
-            with self.precision():
-                hidden = self._forward.hidden(tokens, ctx, self.state)
-            yield Pass(group, hidden)
+        adapted = [chunk for chunk in chunks if chunk.sequence.adapter is not None]
+        plain = [chunk for chunk in chunks if chunk.sequence.adapter is None]
+        if adapted and self._forward is self.module:
+            adapted, plain = [*adapted, *plain], []
+        for group in _groups(plain):
+            yield self._pass(group, self._forward)
+        for group in _groups(adapted):
+            numbers = [self.adapters.number(chunk.sequence.adapter) for chunk in group]
+            self.adapters.rows = torch.tensor(numbers, device=self.device)
+            yield self._pass(group, self.adapters.module)
+
+    def _pass(self, group: list[Chunk], forward: LanguageModel | NativeDecoder) -> Pass:
+        tokens, ctx = self._inputs(group)
+        with self.precision():
+            return Pass(group, forward.hidden(tokens, ctx, self.state))
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits (n, vocab) float32 of hidden states (n, dim)."""
@@ -89,6 +104,7 @@ class Runner:
         """Take the native kernels where they support the module (their copies of small weights are made anew)."""
         if self.device.type == "cpu" and not self._autocast and not self._int8_cache:
             self._forward = native(self.module) or self.module
+        self.adapters.refresh()
 
     def precision(self) -> AbstractContextManager[object]:
         """Autocast, if the pass is to run in another precision than the weights'."""

@@ -25,7 +25,8 @@ class Sequence:
         tokens: the prompt, then what has been generated.
         limit: the most tokens it may ever have.
         logits_from: first position whose output is wanted, for scoring a prompt; None: only the last one's.
-        root: what makes equal tokens differ in the cache, such as an adapter's name.
+        root: what makes equal tokens differ in the cache, such as an adapter.
+        adapter: name of the adapter that computes it; None: the model itself.
     """
 
     id: int
@@ -33,6 +34,7 @@ class Sequence:
     limit: int
     logits_from: int | None = None
     root: bytes = b""
+    adapter: str | None = None
     prompt_length: int = field(init=False)
     prompt_name: bytes = field(init=False)
     slot: int = 0  # row of the engine's tables while running; 0: not running

@@ -53,7 +53,7 @@ class LoRALinear(nn.Module):
         update = F.linear(F.linear(kept, self.lora_A.to(x.dtype)), self.lora_B.to(x.dtype))
         if self.magnitude is None:
             return torch.add(y, update, alpha=self.scaling)
-        scale = self._row_scale().to(x.dtype)  # (out,)
+        scale = self.row_scale().to(x.dtype)  # (out,)
         plain = y if self.dropout == 0 or not self.training else self.base(kept)
         if self.base.bias is not None:
             plain = plain - self.base.bias
@@ -66,7 +66,7 @@ class LoRALinear(nn.Module):
             weight = weight * (self.magnitude.float() / weight.norm(dim=1))[:, None]
         return weight.to(self.base.weight.dtype)
 
-    def _row_scale(self) -> Tensor:
+    def row_scale(self) -> Tensor:
         """magnitude / ‖row of W + s·BA‖; the norm is constant to the gradient (DoRA, section 4.3)."""
         assert self.magnitude is not None
         update = self.lora_B.detach().float() @ self.lora_A.detach().float()
