@@ -86,6 +86,8 @@ def chat(
 
 def _serve(model: str | None = None, store: str | None = None, **flags: Any) -> None:
     """Serve a model behind an OpenAI-compatible URL."""
+    import torch
+
     from foundling.inference.model import load
     from foundling.serving.server import serve as serve_model
 
@@ -93,7 +95,11 @@ def _serve(model: str | None = None, store: str | None = None, **flags: Any) -> 
     if model is not None:
         data.setdefault("name", model)
     config = parse(ServeConfig, data, "serve")
-    serve_model(load(model, store=Store(store)), config)
+    config.refuse_open_server()  # before the time that loading takes
+    home, others = Store(store), config.others()
+    dtype = getattr(torch, config.dtype) if config.dtype != "auto" else None
+    loaded = {name: load(spec, store=home, dtype=dtype) for name, spec in {config.name: model, **others}.items()}
+    serve_model(loaded.pop(config.name), config, loaded)
 
 
 def compare(first: str, second: str, *, html: Path | None = None, store: StorePath = None, json: bool = False) -> None:

@@ -111,7 +111,7 @@ def load(
     spec: str | Path | None = None,
     store: Store | None = None,
     *,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = torch.float32,
     device: str | torch.device | None = None,
     **engine_options: Any,
 ) -> Model:
@@ -119,7 +119,7 @@ def load(
 
     Args:
         store: where lives and keys are looked up; None: the default store.
-        dtype: precision of the weights.
+        dtype: precision of the weights; None: the files' own if that is float32 or bfloat16, else float32.
         device: None: CUDA where there is one, else the CPU.
         engine_options: keyword arguments of `Engine`.
 
@@ -131,6 +131,9 @@ def load(
     artifact = (store or Store()).resolve(None if spec is None else str(spec))
     path = artifact.path if artifact is not None else locate(str(spec))
     module = load_module(path, dtype=dtype)
+    if dtype is None:  # small tensors may be kept in another precision than the matrices
+        own = module.embedding.weight.dtype
+        module.to(own if own in (torch.float32, torch.bfloat16) else torch.float32)
     module.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return Model(module, Tokenizer.load(path), **engine_options)
 

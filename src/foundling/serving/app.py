@@ -48,7 +48,7 @@ def create_app(model: Model, config: ServeConfig, others: Mapping[str, Model] | 
     )
     app.state.services = services
     errors.install(app)
-    app.add_middleware(LimitBody, limit=config.max_body_bytes)
+    app.add_middleware(LimitBody, limit=config.max_body_bytes, seconds=config.timeout_seconds)
     app.add_middleware(RequireKey, keys=config.keys(), limit=RateLimit(config.requests_per_minute))
     count = lambda path, status: metrics.requests.labels(path, str(status)).inc()  # noqa: E731
     app.add_middleware(LogRequests, append=appender(config.log), count=count)
@@ -90,7 +90,7 @@ def _add_token_routes(app: FastAPI, services: Services) -> None:
 
     @app.post("/detokenize")
     async def detokenize(body: DetokenizeBody) -> dict[str, Any]:
-        return tokens.detokenize(services, body)
+        return await tokens.detokenize(services, body)
 
 
 def _add_probes(app: FastAPI, services: Services) -> None:

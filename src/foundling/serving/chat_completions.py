@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
@@ -17,10 +17,7 @@ from foundling.serving.replies import Choice
 from foundling.serving.request_log import note_usage
 from foundling.serving.requests import ChatBody
 from foundling.serving.service import Service, Services
-from foundling.serving.tools import Tools, tools_of, with_tools
-
-if TYPE_CHECKING:
-    from foundling.inference.requests import Event
+from foundling.serving.tools import Tools, tools_of, with_explanations
 
 
 async def answer(services: Services, body: ChatBody, http: HttpRequest) -> Response:
@@ -30,9 +27,11 @@ async def answer(services: Services, body: ChatBody, http: HttpRequest) -> Respo
     service = services.pick(body.model)
     for index, message in enumerate(body.messages):
         service.rules.check_question(message.content or "", f"messages[{index}].content")
-    tools = await tools_of(body)
-    grammar = tools.grammar if tools else await grammar_of(body.response_format)
-    messages = with_tools([message.plain() for message in body.messages], tools, service.tokenizer.chat_template)
+    tools = await tools_of(service, body)
+    field = "tools" if tools else "response_format"
+    asked = tools.grammar if tools else await grammar_of(service, body.response_format)
+    grammar = await service.compiled(service.rules.form(asked, field), field)
+    messages = with_explanations([message.plain() for message in body.messages], tools, body.response_format, service)
     prompt = await service.render(messages, tools=tools.shown if tools else None)
     request = Request(prompt, sampling.for_chat(body, len(prompt), service.context, grammar))
     if body.stream:
@@ -49,9 +48,8 @@ async def answer(services: Services, body: ChatBody, http: HttpRequest) -> Respo
 
 
 def _whole(service: Service, body: ChatBody, tools: Tools | None, index: int, choice: Choice) -> dict[str, Any]:
-    text = service.rules.clean_answer(choice.text)
-    calls = tools.calls(text) if tools else None
-    message: dict[str, Any] = {"role": "assistant", "content": text if calls is None else None, "refusal": None}
+    calls = tools.calls(choice.text) if tools else None
+    message: dict[str, Any] = {"role": "assistant", "content": choice.text if calls is None else None, "refusal": None}
     if calls:
         message["tool_calls"] = calls
     reason = "tool_calls" if calls and choice.finish_reason == "stop" else choice.finish_reason
@@ -77,27 +75,23 @@ class ChatStream:
         for index in range(self.body.n or 1):
             yield self._chunk(index, {"role": "assistant", "content": ""}, None, None)
 
-    def chunks(self, number: int, event: Event) -> Iterable[dict[str, Any]]:
-        """The event's text, with the log-probabilities of its tokens; a last, empty delta says why it ended."""
-        part = Choice()
-        part.add(event, self.service.tokenizer.stop_ids)
+    def chunks(self, number: int, index: int, part: Choice) -> Iterable[dict[str, Any]]:
+        """A piece's text, with the log-probabilities of its tokens; a last, empty delta says why it ended."""
         self.completion_tokens += part.completion_tokens
-        self.said[event.index] += part.text
-        if self.service.rules.hold_answers:  # rules on answers need the whole of them
-            part.text = self.service.rules.clean_answer(self.said[event.index]) if event.finish_reason else ""
-        said, reason = self.said[event.index], event.finish_reason
+        self.said[index] += part.text
+        said, reason, text = self.said[index], part.finish_reason, part.text
         logprobs = _logprobs(self.service, self.body, part) if part.tokens else None
         if self.tools and said.startswith("{"):  # a call: sent as one piece when it is whole
             calls = (self.tools.calls(said) or []) if reason else []
-            part.text = ""
+            text = ""
             if calls:
                 numbered = [{"index": number, **call} for number, call in enumerate(calls)]
-                yield self._chunk(event.index, {"tool_calls": numbered}, None, None)
+                yield self._chunk(index, {"tool_calls": numbered}, None, None)
                 reason = "tool_calls" if reason == "stop" else reason
-        if part.text or logprobs:
-            yield self._chunk(event.index, {"content": part.text} if part.text else {}, logprobs, None)
+        if text or logprobs:
+            yield self._chunk(index, {"content": text} if text else {}, logprobs, None)
         if reason:
-            yield self._chunk(event.index, {}, None, reason)
+            yield self._chunk(index, {}, None, reason)
 
     def closing(self) -> Iterable[dict[str, Any]]:
         """The usage chunk, if it was asked for."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
@@ -17,9 +17,6 @@ from foundling.serving.replies import Choice
 from foundling.serving.request_log import note_usage
 from foundling.serving.requests import CompletionBody
 from foundling.serving.service import Service, Services
-
-if TYPE_CHECKING:
-    from foundling.inference.requests import Event
 
 MAX_PROMPTS = 256
 
@@ -36,7 +33,8 @@ async def answer(services: Services, body: CompletionBody, http: HttpRequest) ->
     for prompt in body.prompt:
         service.rules.check_question(prompt if isinstance(prompt, str) else service.tokenizer.decode(prompt), "prompt")
     prompts = [await _ids(service, prompt) for prompt in body.prompt]
-    requests = [Request(ids, sampling.for_completion(body, len(ids), service.context)) for ids in prompts]
+    grammar = await service.compiled(service.rules.form(None, ""), "prompt")
+    requests = [Request(ids, sampling.for_completion(body, len(ids), service.context, grammar)) for ids in prompts]
     prompt_tokens = sum(map(len, prompts))
     if body.stream:
         form = CompletionStream(service, body, prompts, http.scope)
@@ -45,7 +43,8 @@ async def answer(services: Services, body: CompletionBody, http: HttpRequest) ->
         raise refused("stream_options", "stream_options needs stream: true")
     choices = await collect(service, requests, http)
     shown = [_whole(service, body, i, c, prompts[i // (body.n or 1)]) for i, c in enumerate(choices)]
-    used = replies.usage(prompt_tokens, sum(choice.completion_tokens for choice in choices))
+    generated = 0 if body.max_tokens == 0 else sum(choice.completion_tokens for choice in choices)
+    used = replies.usage(prompt_tokens, generated)
     note_usage(http.scope, service, body.user, used)
     service.log_text(http.scope, body.prompt, [choice.text for choice in choices])
     return JSONResponse(replies.Header("cmpl", "text_completion", service.name).reply(shown, used))
@@ -62,7 +61,7 @@ async def _ids(service: Service, prompt: str | list[int]) -> list[int]:
 
 
 def _whole(service: Service, body: CompletionBody, index: int, choice: Choice, prompt: list[int]) -> dict[str, Any]:
-    part = replace(choice, text=service.rules.clean_answer(choice.text))
+    part = choice
     if body.max_tokens == 0:
         part = Choice(finish_reason="length", completion=choice.completion)
     if not body.echo:
@@ -109,17 +108,13 @@ class CompletionStream:
     def _echo(self, prompt: list[int]) -> Choice:
         return Choice(_prompt_text(self.service, prompt))
 
-    def chunks(self, number: int, event: Event) -> Iterable[dict[str, Any]]:
-        """The event as one chunk."""
-        part = Choice()
-        part.add(event, self.service.tokenizer.stop_ids)
-        self.completion_tokens += part.completion_tokens
-        index = number * (self.body.n or 1) + event.index
+    def chunks(self, number: int, index: int, part: Choice) -> Iterable[dict[str, Any]]:
+        """A piece as one chunk."""
+        self.completion_tokens += 0 if self.body.max_tokens == 0 else part.completion_tokens
+        index = number * (self.body.n or 1) + index
         self.said[index] = self.said.get(index, "") + part.text
-        if self.service.rules.hold_answers:  # rules on answers need the whole of them
-            part.text = self.service.rules.clean_answer(self.said[index]) if event.finish_reason else ""
         if self.body.max_tokens == 0:
-            part = Choice(finish_reason="length" if event.finish_reason else None)
+            part = Choice(finish_reason="length" if part.finish_reason else None)
         chunk = _choice(self.service, self.body, index, part, self.offsets.get(index, 0))
         if chunk["logprobs"]:
             self.offsets[index] = self.offsets.get(index, 0) + sum(map(len, chunk["logprobs"]["tokens"]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 from pathlib import Path
+from typing import Literal
 
 from foundling.core.config import Config, option
 from foundling.core.errors import FoundlingError
@@ -18,6 +19,10 @@ class ServeConfig(Config):
     host: str = option("127.0.0.1", "address to listen on; anything but loopback needs API keys")
     port: int = option(8000, "port to listen on; 0 takes any free one", ge=0, le=65535)
     name: str = option("foundling", "the model's id in /v1/models and in requests", min_length=1)
+    also: tuple[str, ...] = option((), "further models to serve beside it, as NAME=MODEL")
+    dtype: Literal["auto", "float32", "bfloat16"] = option(
+        "auto", "precision of the weights in memory; auto takes the files' own, and float32 for float16"
+    )
     api_keys: tuple[str, ...] = option((), f"accepted API keys; {KEYS_VARIABLE} (comma-separated) adds to them")
     drain_seconds: float = option(30.0, "how long SIGTERM lets running requests finish", ge=0)
     max_body_bytes: int = option(8_000_000, "largest request body accepted", ge=1024)
@@ -35,6 +40,22 @@ class ServeConfig(Config):
         """The accepted API keys, of the config and of the environment; empty means none is asked for."""
         extra = os.environ.get(KEYS_VARIABLE, "").split(",")
         return tuple(key for key in (*self.api_keys, *(part.strip() for part in extra)) if key)
+
+    def others(self) -> dict[str, str]:
+        """The further models: their names in requests, and what they are.
+
+        Raises:
+            FoundlingError: one is not of the form NAME=MODEL, or two have one name.
+        """
+        found: dict[str, str] = {}
+        for entry in self.also:
+            name, _, model = entry.partition("=")
+            if not name or not model:
+                raise FoundlingError(f"--also is {entry!r}", "expected NAME=MODEL", "such as --also base=life/base")
+            if name in (self.name, *found):
+                raise FoundlingError(f"two served models are called {name!r}", fix="Give each a name of its own")
+            found[name] = model
+        return found
 
     def refuse_open_server(self) -> None:
         """Refuse to listen off loopback without keys: a model open to a network is somebody else's compute.

@@ -5,15 +5,17 @@ from __future__ import annotations
 import base64
 from typing import Any
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request as HttpRequest
 
-from foundling.core.errors import FoundlingError
+from foundling.serving.answering import in_time, unless_gone
 from foundling.serving.errors import refused
 from foundling.serving.request_log import note_usage
 from foundling.serving.requests import EmbeddingBody
-from foundling.serving.service import Services
+from foundling.serving.service import Service, Services
 
 MAX_INPUTS = 2048
+TOKENS_AT_ONCE = 512
 
 
 async def answer(services: Services, body: EmbeddingBody, http: HttpRequest) -> dict[str, Any]:
@@ -23,11 +25,10 @@ async def answer(services: Services, body: EmbeddingBody, http: HttpRequest) -> 
         raise refused("input", "only texts are embedded here, not lists of token ids")
     if len(body.input) > MAX_INPUTS:
         raise refused("input", f"at most {MAX_INPUTS} texts in one request, got {len(body.input)}")
-    try:
-        vectors = await service.engine.call(lambda engine: engine.embed(body.input))
-    except FoundlingError as error:
-        raise refused("input", str(error)) from None
-    count = sum(len(ids) for ids in service.tokenizer.encode_batch(body.input))
+    async with in_time(service, "input"):
+        counts = [len(ids) for ids in await run_in_threadpool(service.tokenizer.encode_batch, body.input)]
+        vectors = await unless_gone(_vectors(service, body.input, counts), http)
+    count = sum(counts)
     note_usage(http.scope, service, body.user, {"prompt_tokens": count, "completion_tokens": 0})
     plain = body.encoding_format != "base64"
     data = [
@@ -36,6 +37,18 @@ async def answer(services: Services, body: EmbeddingBody, http: HttpRequest) -> 
     ]
     used = {"prompt_tokens": count, "total_tokens": count}
     return {"object": "list", "data": data, "model": service.name, "usage": used}
+
+
+async def _vectors(service: Service, texts: list[str], counts: list[int]) -> list[Any]:
+    """The texts' vectors, a few at a time: between them the engine goes on with what it generates."""
+    vectors: list[Any] = []
+    while len(vectors) < len(texts):
+        first, end, tokens = len(vectors), len(vectors), 0
+        while end < len(texts) and (end == first or tokens + counts[end] <= TOKENS_AT_ONCE):
+            tokens, end = tokens + counts[end], end + 1
+        part = texts[first:end]
+        vectors += list(await service.engine.call(lambda engine, part=part: engine.embed(part)))  # type: ignore[misc]
+    return vectors
 
 
 def _packed(vector: Any) -> str:

@@ -87,6 +87,10 @@ class EngineLoop:
             ApiError: 503 if the engine has stopped; 429 if as many requests are held as may be.
         """
         stream = Stream(request)
+        self._enqueue(lambda: self._add(stream))
+        return stream
+
+    def _enqueue(self, command: Callable[[], None]) -> None:
         if self.held >= self.max_requests:
             message = f"the server holds {self.held} requests, as many as it takes; try again soon"
             raise ApiError(429, message, code="queue_full", kind="rate_limit_error", headers={"Retry-After": "1"})
@@ -94,8 +98,7 @@ class EngineLoop:
             if not self.alive:
                 raise ApiError(503, "the engine has stopped", kind="server_error", code="engine_stopped")
             self.held += 1
-            self.commands.put(lambda: self._add(stream))
-        return stream
+            self.commands.put(command)
 
     def cancel(self, stream: Stream) -> None:
         """Give a stream back: stop its request, if it still runs, and free its cache blocks."""
@@ -106,15 +109,15 @@ class EngineLoop:
         """The result of `work(engine)`, run by the engine's thread between two steps.
 
         Raises:
-            ApiError: 503 if the engine has stopped.
+            ApiError: as `submit`.
         """
         loop = asyncio.get_running_loop()
         done: asyncio.Future[T] = loop.create_future()
-        with self.door:
-            if not self.alive:
-                raise ApiError(503, "the engine has stopped", kind="server_error", code="engine_stopped")
-            self.commands.put(lambda: self._work(work, done, loop))
-        return await done
+        self._enqueue(lambda: self._work(work, done, loop))
+        try:
+            return await done
+        finally:
+            self.held -= 1
 
     def _work(self, work: Callable[[Engine], T], done: asyncio.Future[T], loop: asyncio.AbstractEventLoop) -> None:
         try:

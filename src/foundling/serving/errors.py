@@ -89,6 +89,10 @@ def install(app: FastAPI) -> None:
     async def user_error(request: Request, error: FoundlingError) -> JSONResponse:
         return ApiError(400, str(error)).response()
 
+    @app.exception_handler(RecursionError)
+    async def too_deep(request: Request, error: RecursionError) -> JSONResponse:
+        return ApiError(400, "the body is nested too deeply").response()
+
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         return from_validation(error, await _known_fields(request)).response()
@@ -96,7 +100,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:
         if error.status_code == 404:
-            return ApiError(404, f"{request.url.path} is not served here", code="unknown_url").response()
+            return ApiError(404, _not_here(request.url.path), code="unknown_url").response()
         if error.status_code == 405:
             message = f"{request.method} is not served at {request.url.path}"
             return ApiError(405, message, code="method_not_allowed", headers=dict(error.headers or {})).response()
@@ -106,6 +110,12 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def crashed(request: Request, error: Exception) -> JSONResponse:
         return server_error().response()
+
+
+def _not_here(path: str) -> str:
+    if path.startswith("/v1/responses"):
+        return f"{path} is not served here: instead of the Responses API there is /v1/chat/completions"
+    return f"{path} is not served here"
 
 
 def from_validation(error: RequestValidationError, known: Sequence[str]) -> ApiError:

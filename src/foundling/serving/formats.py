@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
-
-from starlette.concurrency import run_in_threadpool
 
 from foundling.core.errors import FoundlingError
 from foundling.serving.errors import refused
@@ -12,9 +11,12 @@ from foundling.serving.requests import ResponseFormat
 
 if TYPE_CHECKING:
     from foundling.inference.structured.grammar import Grammar
+    from foundling.serving.service import Service
+
+MAX_SCHEMA = 65_536  # characters: compiled in less than a second
 
 
-async def grammar_of(wanted: ResponseFormat | None) -> Grammar | None:
+async def grammar_of(service: Service, wanted: ResponseFormat | None) -> Grammar | None:
     """The grammar of a response format; None for plain text.
 
     Raises:
@@ -30,10 +32,10 @@ async def grammar_of(wanted: ResponseFormat | None) -> Grammar | None:
         return any_json()
     if wanted.json_schema is None:
         raise refused("response_format.json_schema", "type json_schema needs json_schema: {name, schema}")
-    return await schema_grammar(wanted.json_schema.body, "response_format.json_schema.schema")
+    return await schema_grammar(service, wanted.json_schema.body, "response_format.json_schema.schema")
 
 
-async def schema_grammar(schema: dict[str, Any], param: str) -> Grammar:
+async def schema_grammar(service: Service, schema: dict[str, Any], param: str) -> Grammar:
     """The grammar of a JSON Schema; compiled in another thread, so that a large one delays nobody.
 
     Raises:
@@ -41,7 +43,10 @@ async def schema_grammar(schema: dict[str, Any], param: str) -> Grammar:
     """
     from foundling.inference.structured.grammar import json_schema
 
+    size = len(json.dumps(schema))
+    if size > MAX_SCHEMA:
+        raise refused(param, f"the schema has {size} characters; at most {MAX_SCHEMA} are compiled here")
     try:
-        return await run_in_threadpool(json_schema, schema)
+        return await service.aside(json_schema, schema)
     except FoundlingError as error:
         raise refused(param, str(error)) from None

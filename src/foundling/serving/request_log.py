@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from foundling.core.errors import FoundlingError
+
 if TYPE_CHECKING:
     from foundling.serving.service import Service
 
@@ -20,13 +22,29 @@ CLIENT_CLOSED = 499  # nginx's status for "the client left"
 
 
 def appender(path: Path | None) -> Callable[[dict[str, Any]], None]:
-    """A function that appends a row to a file (or standard error) in one write, so that a kill cannot tear a line."""
-    target = sys.stderr.fileno() if path is None else os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    """A function that appends a row to a file (or standard error) in one write, so that a kill cannot tear a line.
+
+    Raises:
+        FoundlingError: the file cannot be written.
+    """
+    target = sys.stderr.fileno() if path is None else open_to_append(path)
 
     def append(row: dict[str, Any]) -> None:
         os.write(target, json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
 
     return append
+
+
+def open_to_append(path: Path) -> int:
+    """A file's descriptor; what is written lands at its end, and only its owner may read it.
+
+    Raises:
+        FoundlingError: the file cannot be written.
+    """
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    except OSError as error:
+        raise FoundlingError(f"cannot write to {path}", error.strerror or str(error)) from None
 
 
 class LogRequests:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 MAX_STOPS = 4
 MAX_CHOICES = 128
@@ -174,6 +174,17 @@ class Message(Body):
     name: Text | None = None
     tool_call_id: Text | None = None
     tool_calls: list[ToolCall] | None = None
+
+    @model_validator(mode="after")
+    def says_something(self) -> Message:
+        """Only an assistant that called tools may have no content; a tool's answer says which call it is of."""
+        if self.content is None and not (self.role == "assistant" and self.tool_calls):
+            raise ValueError("a message needs content")
+        if self.tool_calls and self.role != "assistant":
+            raise ValueError(f"tool_calls belong to an assistant's message, not to a {self.role}'s")
+        if (self.role == "tool") != (self.tool_call_id is not None):
+            raise ValueError("a tool's message, and only that, needs tool_call_id")
+        return self
 
     def plain(self) -> dict[str, Any]:
         """The message as the chat template takes it ("developer" is today's name for "system")."""

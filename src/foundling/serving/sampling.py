@@ -28,7 +28,7 @@ def for_chat(body: ChatBody, prompt_tokens: int, context: int, grammar: Grammar 
     return _params(body, _fit(asked, room, context, name) or room, alternatives, grammar=grammar)
 
 
-def for_completion(body: CompletionBody, prompt_tokens: int, context: int) -> SamplingParams:
+def for_completion(body: CompletionBody, prompt_tokens: int, context: int, grammar: Grammar | None) -> SamplingParams:
     """Sampling parameters of one prompt of a completion request."""
     if body.max_tokens == 0 and not body.echo:
         raise refused("max_tokens", "max_tokens: 0 needs echo: true")
@@ -37,7 +37,7 @@ def for_completion(body: CompletionBody, prompt_tokens: int, context: int) -> Sa
     if asked is None:
         asked = min(COMPLETION_MAX_TOKENS, room)
     # The engine generates at least one token; for max_tokens 0 the answer leaves it out.
-    return _params(body, max(asked, 1), body.logprobs, body.logprobs if body.echo else None)
+    return _params(body, max(asked, 1), body.logprobs, body.logprobs if body.echo else None, grammar)
 
 
 def _room(prompt_tokens: int, context: int, param: str) -> int:

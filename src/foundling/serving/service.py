@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import anyio
+import anyio.to_thread
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Scope
 
 from foundling.core.errors import FoundlingError
 from foundling.serving.answer_cache import AnswerCache
 from foundling.serving.engine_loop import EngineLoop
-from foundling.serving.errors import ApiError
+from foundling.serving.errors import ApiError, refused
 from foundling.serving.request_log import note
 from foundling.serving.rules import read_rules
 
 if TYPE_CHECKING:
     from foundling.inference.model import Model
+    from foundling.inference.structured.grammar import Grammar
     from foundling.serving.config import ServeConfig
     from foundling.serving.metrics import Metrics
+
+T = TypeVar("T")
 
 
 class Service:
@@ -44,6 +49,7 @@ class Service:
         self.created = int(time.time())
         self.cache = AnswerCache(config.answer_cache)
         self.rules = read_rules(config.rules)
+        self._one_core = anyio.CapacityLimiter(1)
 
     async def encode(self, text: str) -> list[int]:
         """A text's tokens, as `Model.generate` makes them; in another thread, so that a long one delays nobody.
@@ -65,13 +71,36 @@ class Service:
         from foundling.tokenization.chat import render
 
         self._refuse_hopeless(sum(len(str(message["content"]).encode()) for message in messages), "messages")
+
+        def ids(shown: list[dict[str, Any]]) -> list[int]:
+            return render(self.tokenizer, shown, tools=tools, add_generation_prompt=answer).ids
+
         try:
-            rendered = await run_in_threadpool(
-                render, self.tokenizer, messages, tools=tools, add_generation_prompt=answer
-            )
+            rendered = await run_in_threadpool(ids, messages)
+            named = next((index for index, message in enumerate(messages) if "name" in message), None)
+            nameless = [{key: value for key, value in one.items() if key != "name"} for one in messages]
+            if named is not None and await run_in_threadpool(ids, nameless) == rendered:
+                raise refused(f"messages[{named}].name", "this model's chat template does not show names")
         except FoundlingError as error:
             raise ApiError(400, str(error), param="messages") from None
-        return rendered.ids
+        return rendered
+
+    async def compiled(self, grammar: Grammar | None, param: str) -> Grammar | None:
+        """The grammar itself, once the engine has compiled it.
+
+        Raises:
+            ApiError: it cannot be used with this model's tokenizer.
+        """
+        if grammar is not None:
+            try:
+                await self.aside(self.model.engine.compile, grammar)
+            except FoundlingError as error:
+                raise refused(param, str(error)) from None
+        return grammar
+
+    async def aside(self, work: Callable[..., T], *arguments: Any) -> T:
+        """The result of work on grammars, in another thread, one after the other: many would starve the engine."""
+        return await anyio.to_thread.run_sync(work, *arguments, limiter=self._one_core)
 
     def _refuse_hopeless(self, size: int, param: str) -> None:
         """Refuse what cannot fit in the context even if all its tokens are the vocabulary's longest."""

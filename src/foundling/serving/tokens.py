@@ -24,10 +24,10 @@ async def tokenize(services: Services, body: TokenizeBody) -> dict[str, Any]:
     return {"tokens": ids, "count": len(ids), "max_model_len": service.context}
 
 
-def detokenize(services: Services, body: DetokenizeBody) -> dict[str, Any]:
+async def detokenize(services: Services, body: DetokenizeBody) -> dict[str, Any]:
     """The text that token ids spell, control tokens included."""
     service = services.pick(body.model)
     bad = next((token for token in body.tokens if not 0 <= token < service.vocab_size), None)
     if bad is not None:
         raise refused("tokens", f"token id {bad} is outside the vocabulary of {service.vocab_size}")
-    return {"prompt": service.tokenizer.decode(body.tokens, skip_special=False)}
+    return {"prompt": await run_in_threadpool(service.tokenizer.decode, body.tokens, skip_special=False)}

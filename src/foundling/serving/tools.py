@@ -11,15 +11,14 @@ import json
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from starlette.concurrency import run_in_threadpool
-
 from foundling.core.errors import FoundlingError
 from foundling.serving.errors import refused
 from foundling.serving.formats import schema_grammar
-from foundling.serving.requests import ChatBody, NamedTool
+from foundling.serving.requests import ChatBody, NamedTool, ResponseFormat
 
 if TYPE_CHECKING:
     from foundling.inference.structured.grammar import Grammar
+    from foundling.serving.service import Service
 
 # Compact JSON: a model that may write any whitespace can go on writing it.
 COMPACT = {"whitespace_flexible": False, "item_separator": ",", "key_separator": ":"}
@@ -54,7 +53,7 @@ class Tools:
         return found
 
 
-async def tools_of(body: ChatBody) -> Tools | None:
+async def tools_of(service: Service, body: ChatBody) -> Tools | None:
     """The tools of a request; None if it has none, or does not want them called.
 
     Raises:
@@ -76,17 +75,17 @@ async def tools_of(body: ChatBody) -> Tools | None:
         if choice.function.name not in names:
             raise refused("tool_choice.function.name", f"{choice.function.name!r} is not among the tools")
         names = [choice.function.name]
-    grammar = await _grammar(body, names, isinstance(choice, NamedTool), choice == "auto")
+    grammar = await _grammar(service, body, names, isinstance(choice, NamedTool), choice == "auto")
     return Tools(grammar, [tool.model_dump(exclude_none=True) for tool in body.tools])
 
 
-async def _grammar(body: ChatBody, names: list[str], one: bool, text: bool) -> Grammar:
+async def _grammar(service: Service, body: ChatBody, names: list[str], one: bool, text: bool) -> Grammar:
     from foundling.inference.structured.grammar import lark
 
     rules = []
     for number, tool in enumerate(body.tools or []):
         schema = tool.function.parameters or {"type": "object", "properties": {}, "additionalProperties": False}
-        await schema_grammar(schema, f"tools[{number}].function.parameters")
+        await schema_grammar(service, schema, f"tools[{number}].function.parameters")
         if tool.function.name in names:
             rules.append(f"%json {json.dumps(_call_schema(tool.function.name, schema))}")
     more = "" if one or body.parallel_tool_calls is False else ' ("\\n" call)*'
@@ -96,7 +95,7 @@ async def _grammar(body: ChatBody, names: list[str], one: bool, text: bool) -> G
     if text:
         lines.append("text: /[^{](.|\\n)*/")
     try:
-        return await run_in_threadpool(lark, "\n".join(lines))
+        return await service.aside(lark, "\n".join(lines))
     except FoundlingError as error:
         raise refused("tools", str(error)) from None
 
@@ -115,12 +114,22 @@ def _call_schema(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def with_tools(messages: list[dict[str, Any]], tools: Tools | None, template: str | None) -> list[dict[str, Any]]:
-    """The messages, with the tools described in a system message where the template does not show them itself."""
-    if tools is None or "tools" in (template or ""):
+def with_explanations(
+    messages: list[dict[str, Any]], tools: Tools | None, form: ResponseFormat | None, service: Service
+) -> list[dict[str, Any]]:
+    """The messages, with a system message that says what the request's other fields tell the model.
+
+    These are the tools, where the template does not show them itself, and the description of a schema.
+    """
+    said = []
+    if tools is not None and "tools" not in (service.tokenizer.chat_template or ""):
+        shown = (json.dumps(tool["function"], ensure_ascii=False) for tool in tools.shown)
+        said.append(EXPLANATION + "\n".join(shown))
+    if form is not None and form.json_schema is not None and form.json_schema.description:
+        said.append(f"Answer in JSON: {form.json_schema.description}")
+    if not said:
         return messages
-    text = EXPLANATION + "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools.shown)
-    first = messages[0]
+    text, first = "\n\n".join(said), messages[0]
     if first["role"] == "system":
         return [{**first, "content": f"{first['content']}\n\n{text}"}, *messages[1:]]
     return [{"role": "system", "content": text}, *messages]

@@ -10,14 +10,21 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 
 from foundling.serving.errors import ApiError
+from foundling.serving.request_log import open_to_append
 from foundling.serving.requests import VoteBody
 
 
 class Votes:
-    """Appends votes to a JSONL file; a vote that was acknowledged is on the disk."""
+    """Appends votes to a JSONL file; a vote that was acknowledged is on the disk.
+
+    Raises:
+        FoundlingError: the file cannot be written.
+    """
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
+        if path is not None:
+            os.close(open_to_append(path))
 
     async def keep(self, vote: VoteBody) -> dict[str, Any]:
         """Store one vote.
@@ -38,9 +45,9 @@ class Votes:
             "meta": {"chosen_model": vote.chosen_model, "rejected_model": vote.rejected_model},
         }
         line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        file = open_to_append(path)
         try:
-            os.write(handle, line)  # one write: a kill leaves whole lines
-            os.fsync(handle)
+            os.write(file, line)  # one write: a kill leaves whole lines
+            os.fsync(file)
         finally:
-            os.close(handle)
+            os.close(file)

@@ -56,6 +56,9 @@ class MockEngine:
         self.running[len(self.seen)] = (request, 0)
         return len(self.seen)
 
+    def compile(self, grammar: object) -> None:
+        """Nothing to compile: the reply is what it is."""
+
     def cancel(self, request_id: int) -> None:
         self.cancelled.append(request_id)
         self.running.pop(request_id, None)
