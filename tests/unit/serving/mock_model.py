@@ -6,6 +6,7 @@ import threading
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
+import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors
 
@@ -37,6 +38,7 @@ class MockEngine:
 
     tokenizer: Tokenizer
     reply: str = "hello"
+    later: str | None = None  # said to every request but the first
     running: dict[int, tuple[Request, int]] = field(default_factory=dict)
     seen: list[Request] = field(default_factory=list)
     cancelled: list[int] = field(default_factory=list)
@@ -44,6 +46,7 @@ class MockEngine:
     broken: bool = False
     ending: str | None = None
     special: bool = False
+    embedded: list[int] = field(default_factory=list)  # how many texts each call had
     go: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -55,6 +58,10 @@ class MockEngine:
         self.seen.append(request)
         self.running[len(self.seen)] = (request, 0)
         return len(self.seen)
+
+    def embed(self, texts: list[str]) -> np.ndarray:
+        self.embedded.append(len(texts))
+        return np.ones((len(texts), 2), dtype=np.float32)
 
     def compile(self, grammar: object) -> None:
         """Nothing to compile: the reply is what it is."""
@@ -73,7 +80,8 @@ class MockEngine:
             raise RuntimeError("a kernel failed")
         events = []
         for key, (request, done) in list(self.running.items()):
-            reply = self.tokenizer.encode(self.reply, special=self.special)
+            said = self.later if self.later is not None and key > 1 else self.reply
+            reply = self.tokenizer.encode(said, special=self.special)
             ids = reply[: request.params.max_tokens]
             last = done + 1 >= len(ids)
             cut = len(ids) < len(reply)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import httpx
@@ -91,6 +92,12 @@ def test_logprobs_in_both_forms(running: Any) -> None:
     assert [list(top) for top in plain.top_logprobs] == [["a"], ["b"], ["c"]]
 
 
+def schema_format(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}}
+
+
+SCHEMA = "response_format.json_schema.schema"
+LARGE = {"enum": ["x" * 70_000]}
 BAD_CHAT = [
     ({"temperature": 3}, "temperature"),
     ({"temperature": "hot"}, "temperature"),
@@ -108,6 +115,21 @@ BAD_CHAT = [
     ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content"),
     ({"messages": [{"role": "user", "content": "x" * 100}]}, "messages"),
     ({"messages": "hi"}, "messages"),
+    ({"messages": [{"role": "user"}]}, "messages[0]"),
+    ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0]"),
+    ({"messages": [{"role": "user", "content": "x", "tool_call_id": "1"}]}, "messages[0]"),
+    ({"messages": [{"role": "user", "content": "x", "name": "ann"}]}, "messages[0].name"),
+    ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": LARGE}}}, SCHEMA),
+    (
+        {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "x", "schema": {"$ref": "file:///etc/passwd"}},
+            }
+        },
+        SCHEMA,
+    ),
+    ({"tools": [{"type": "function", "function": {"name": "x", "parameters": LARGE}}]}, "tools[0].function.parameters"),
     ({"top_logprobs": 2}, "top_logprobs"),
     ({"audio": {}}, "audio"),
     ({"temprature": 1}, "temprature"),
@@ -126,7 +148,12 @@ def test_bad_fields_are_refused_by_name(quiet: Any, fields: dict[str, Any], para
     assert not quiet.model.engine.seen
 
 
-@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"[]", b"", b'"x"', b'{"model": "\\ud800"}', b"[" * 100_000])
+DEEP = json.dumps({"model": "foundling", "messages": USER, **schema_format({"HERE": 1})}).encode()
+DEEP = DEEP.replace(b'{"HERE": 1}', b'{"items": ' * 900 + b"{}" + b"}" * 900)
+BROKEN = [b"{", b"\xff\xfe", b"[]", b"", b'"x"', b'{"model": "\\ud800"}', b"[" * 100_000, DEEP]
+
+
+@pytest.mark.parametrize("content", BROKEN)
 def test_broken_bodies_get_the_error_shape(quiet: Any, content: bytes) -> None:
     """Guards against tracebacks and HTML for JSON that is none."""
     headers = {"Content-Type": "application/json"}
@@ -139,6 +166,8 @@ def test_unknown_paths_methods_and_models(running: Any) -> None:
     """Guards that what is not there is said in OpenAI's shape too."""
     server = running()
     assert httpx.get(f"{server.url}/v1/nothing").json()["error"]["code"] == "unknown_url"
+    responses = httpx.post(f"{server.url}/v1/responses", json={}).json()["error"]
+    assert "Responses API" in responses["message"] and responses["code"] == "unknown_url"
     assert httpx.get(f"{server.url}/v1/chat/completions").json()["error"]["code"] == "method_not_allowed"
     with pytest.raises(openai.NotFoundError, match="gpt-9"):
         server.client().chat.completions.create(model="gpt-9", messages=USER)
@@ -223,6 +252,18 @@ def test_keys_and_body_limit(running: Any) -> None:
     with pytest.raises(openai.APIStatusError) as caught:
         server.client(api_key="right").chat.completions.create(model="foundling", messages=long)
     assert caught.value.status_code == 413
+
+
+def test_web_pages_of_others_are_not_answered(running: Any) -> None:
+    """Guards a server without keys against a page in its user's browser: of another origin, or under a name of ours."""
+    server = running()
+    ask = lambda **headers: httpx.get(f"{server.url}/v1/models", headers=headers).status_code  # noqa: E731
+    assert ask() == ask(Host="localhost:8000") == ask(Origin="http://127.0.0.1:3000") == 200
+    for headers in ({"Host": "evil.example"}, {"Origin": "https://evil.example"}, {"Origin": "null"}, {"Host": "[::1"}):
+        assert ask(**headers) == 403, headers
+    keyed = running(ServeConfig(api_keys=("k",)))
+    headers = {"Host": "models.example", "Authorization": "Bearer k"}
+    assert httpx.get(f"{keyed.url}/v1/models", headers=headers).status_code == 200
 
 
 def test_an_open_server_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from tests.unit.serving.mock_model import mock_model
 from tests.unit.serving.mock_server import wait_until
 
 from foundling.core.errors import FoundlingError
@@ -61,6 +63,33 @@ def test_a_request_that_takes_too_long_is_ended(running: Any) -> None:
     answer = httpx.post(f"{server.url}/v1/chat/completions", json={"model": "foundling", "messages": USER})
     assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
     assert wait_until(lambda: not server.model.engine.running)
+
+
+def test_a_stream_that_takes_too_long_says_so(running: Any) -> None:
+    """Guards a half answer that looks like a whole one: its last event is the error, and its blocks are free."""
+    server = running(ServeConfig(timeout_seconds=0.3), reply="x" * 2000, context=4000)
+    engine = server.model.engine
+    with pytest.raises(openai.APIError, match=r"within 0\.3 seconds"):
+        for _ in server.client().chat.completions.create(model="foundling", messages=USER, stream=True):
+            engine.go.clear()
+    assert wait_until(lambda: not engine.running)
+
+
+def test_a_body_that_trickles_in_is_cut_off(running: Any) -> None:
+    """Guards connections: a client that announces a body and never sends it holds its place for a bounded time."""
+    server = running(ServeConfig(timeout_seconds=0.2))
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n"
+    with socket.create_connection(server.socket.getsockname()) as connection:
+        connection.settimeout(5)
+        connection.sendall(head + b"{")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 408")
+
+
+def test_embeddings_leave_room_for_answers(running: Any) -> None:
+    """Guards everybody's answers against one request with a long list: it is embedded a few texts at a time."""
+    server = running()
+    answer = server.client().embeddings.create(model="foundling", input=["x" * 300] * 5)
+    assert len(answer.data) == 5 and server.model.engine.embedded == [1] * 5
 
 
 def test_log_lines_say_who_and_how_much_but_not_what(running: Any, tmp_path: Path) -> None:
@@ -142,7 +171,75 @@ def test_guardrails(running: Any, tmp_path: Path) -> None:
     assert answer.choices[0].message.content == "I cannot help with that."
 
 
-@pytest.mark.parametrize("text", ["refuse_question: [x]", "redact: {'(': ''}", "- a", "a: [", "\x00"])
+def test_rules_change_logprobs_with_the_text(running: Any, tmp_path: Path) -> None:
+    """Guards against logprobs that spell what a rule took out."""
+    path = tmp_path / "rules.yaml"
+    path.write_text("redact_personal: [email]\n")
+    server = running(ServeConfig(rules=path), reply="ask ann@example.org")
+    choice = server.client().chat.completions.create(model="foundling", messages=USER, logprobs=True).choices[0]
+    assert choice.message.content == "ask <email>" and choice.logprobs.content == []
+    server.model.engine.reply = "ask me"
+    choice = server.client().chat.completions.create(model="foundling", messages=USER, logprobs=True).choices[0]
+    assert [token.token for token in choice.logprobs.content] == list("ask me")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_refused_answer_is_tried_again(running: Any, tmp_path: Path, stream: bool) -> None:
+    """Guards retries: a second try where it can come out differently, and usage that counts both."""
+    path = tmp_path / "rules.yaml"
+    path.write_text("refuse_answers: [bad]\nretries: 1\n")
+    server = running(ServeConfig(rules=path), reply="bad", later="good")
+    asked: Any = {"model": "foundling", "messages": USER, "seed": 1}
+    if stream:
+        usage: Any = {"include_usage": True}
+        chunks = list(server.client().chat.completions.create(**asked, stream=True, stream_options=usage))
+        said, used = "".join(c.choices[0].delta.content or "" for c in chunks[:-1]), chunks[-1].usage
+    else:
+        answer = server.client().chat.completions.create(**asked)
+        said, used = answer.choices[0].message.content, answer.usage
+    assert said == "good" and used.completion_tokens == len("badgood")
+    first, second = server.model.engine.seen
+    assert first.params.seed != second.params.seed
+    server.model.engine.later = "bad"
+    answer = server.client().chat.completions.create(model="foundling", messages=USER, temperature=0)
+    assert answer.choices[0].message.content == "I cannot help with that." and len(server.model.engine.seen) == 3
+
+
+def test_a_schema_for_every_answer(running: Any, tmp_path: Path) -> None:
+    """Guards that a server's own schema reaches the engine, and that a request's form beside it is refused by name."""
+    path = tmp_path / "rules.yaml"
+    path.write_text("answer_schema: {type: object, properties: {a: {type: integer}}}\n")
+    server = running(ServeConfig(rules=path))
+    server.client().chat.completions.create(model="foundling", messages=USER)
+    server.client().completions.create(model="foundling", prompt="x")
+    assert all(request.params.grammar.kind == "json_schema" for request in server.model.engine.seen)
+    with pytest.raises(openai.BadRequestError) as caught:
+        form: Any = {"type": "json_object"}
+        server.client().chat.completions.create(model="foundling", messages=USER, response_format=form)
+    assert caught.value.param == "response_format"
+
+
+def test_files_that_cannot_be_written_are_said_at_the_start(tmp_path: Path) -> None:
+    """Guards against a server that finds out with the first vote."""
+    from foundling.serving.app import create_app
+
+    for name in ("votes", "log"):
+        with pytest.raises(FoundlingError, match="cannot write to"):
+            create_app(mock_model(), ServeConfig(**{name: tmp_path / "nowhere" / "file"}))  # type: ignore[arg-type]
+
+
+def test_further_models_by_name() -> None:
+    """Guards `--also`: names for requests, and one clear error for what is none."""
+    assert ServeConfig(also=("base=life/base", "x=a=b")).others() == {"base": "life/base", "x": "a=b"}
+    for wrong in (("base",), ("=x",), ("a=",), ("foundling=x",), ("a=x", "a=y")):
+        with pytest.raises(FoundlingError):
+            ServeConfig(also=wrong).others()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["answer_schema: {type: 3}", "retries: -1", "refuse_question: [x]", "redact: {'(': ''}", "- a", "a: [", "\x00"],
+)
 def test_broken_rules_are_one_clear_error(tmp_path: Path, text: str) -> None:
     """Guards against a server that starts without the rules that were meant."""
     path = tmp_path / "rules.yaml"
