@@ -1,4 +1,4 @@
-"""Texts as vectors: the mean of the final hidden states."""
+"""Texts as vectors: the mean of the final hidden states (of the encoder, where there is one)."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-import torch
 import torch.nn.functional as F
 
-from foundling.inference.runner import Runner
+from foundling.inference.runner import Runner, padded
 from foundling.models.context import Context
 
 TOKENS_PER_PASS = 4096
@@ -23,14 +22,11 @@ def embed(runner: Runner, prompts: Sequence[Sequence[int]]) -> npt.NDArray[np.fl
     while at < len(order):
         longest = len(prompts[order[at]])
         batch = order[at : at + max(1, TOKENS_PER_PASS // longest)]
-        tokens = torch.zeros(len(batch), longest, dtype=torch.int64)
-        segments = torch.full_like(tokens, -1)
-        for row, number in enumerate(batch):
-            tokens[row, : len(prompts[number])] = torch.tensor(prompts[number])
-            segments[row, : len(prompts[number])] = 0
-        tokens, segments = tokens.to(runner.device), segments.to(runner.device)
+        tokens, segments = (part.to(runner.device) for part in padded([prompts[number] for number in batch]))
+        ctx, module = Context.packed(segments), runner.module
         with runner.precision():
-            hidden = runner.module.hidden(tokens, Context.packed(segments)).float()
+            hidden = module.hidden(tokens, ctx) if module.encoder is None else module.encode(tokens, ctx).hidden
+        hidden = hidden.float()
         inside = (segments >= 0)[..., None]
         mean = hidden.masked_fill(~inside, 0.0).sum(1) / inside.sum(1)
         out[batch] = F.normalize(mean, dim=-1).cpu().numpy()

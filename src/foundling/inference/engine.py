@@ -16,7 +16,7 @@ import torch
 
 from foundling.core.errors import FoundlingError
 from foundling.inference.admission import PromptTooLong, check_length, check_prompt, check_tokens, default_room
-from foundling.inference.blocks import BlockPool
+from foundling.inference.blocks import BlockPool, chain_hash
 from foundling.inference.embedding import embed
 from foundling.inference.generations import Generation, PromptScores, bad_words, seed_of
 from foundling.inference.requests import (
@@ -121,7 +121,8 @@ class Engine:
     def score(self, pairs: Seq[tuple[Seq[int], Seq[int]]], adapter: str | None = None) -> list[Score]:
         """log p(continuation | context) of every (context, continuation) pair of token ids, in order.
 
-        Beginnings that pairs share are computed once. An empty context stands for the tokenizer's end-of-text token.
+        Beginnings that pairs share are computed once. An empty context stands for the tokenizer's end-of-text token;
+        the context of an encoder-decoder is what its encoder reads.
 
         Raises:
             FoundlingError: a pair is longer than the model's context or the cache, or its continuation is empty.
@@ -249,6 +250,7 @@ class Engine:
         params, prompt = request.params, list(request.prompt_ids)
         check_prompt(prompt, self.module.config.vocab_size, self.longest)
         self._require(request.adapter)
+        self._check_source(request)
         if params.stop and self.tokenizer is None:
             raise FoundlingError("stop strings need a tokenizer")
         matchers = [self._matchers.matcher(params.grammar) if params.grammar else None for _ in range(params.n)]
@@ -259,8 +261,7 @@ class Engine:
         made = []
         for index, matcher in enumerate(matchers):
             limit = min(len(prompt) + params.max_tokens, self.longest)
-            root = self._roots[request.adapter]
-            sequence = Sequence(next(self._ids), list(prompt), limit, root=root, adapter=request.adapter)
+            sequence = self._sequence(prompt, limit, None, request.adapter, request.encoder_ids)
             one = Generation(
                 sequence,
                 params,
@@ -287,6 +288,24 @@ class Engine:
         if adapter is not None:
             self.runner.adapters.require(adapter)
 
+    def _sequence(
+        self, tokens: Seq[int], limit: int, logits_from: int | None, adapter: str | None, source: Seq[int]
+    ) -> Sequence:
+        """A sequence whose keys and values are shared only with those of the same adapter and source."""
+        root = self._roots[adapter]
+        if source:
+            root = chain_hash(root, source)
+        return Sequence(next(self._ids), list(tokens), limit, logits_from, root, adapter, tuple(source))
+
+    def _check_source(self, request: Request) -> None:
+        family, source = self.module.config.family, request.encoder_ids
+        if self.module.encoder is None and source:
+            raise FoundlingError(f"a {family} model has no encoder", "encoder_ids are for encoder-decoders")
+        if self.module.encoder is not None:
+            if not source:
+                raise FoundlingError(f"a {family} model reads its input through an encoder", "encoder_ids are empty")
+            check_prompt(source, self.module.config.vocab_size, self.longest)
+
     def _checked(self, context: Seq[int], continuation: Seq[int]) -> tuple[Seq[int], Seq[int]]:
         if not context and self.tokenizer is not None:
             context = [self.tokenizer.eot_id]
@@ -303,10 +322,12 @@ class Engine:
         waiting, scorings = self._stepper.scorings, {}
         for index in indices:
             context, continuation = pairs[index]
+            source: Seq[int] = ()
+            if self.module.encoder is not None:
+                source, context = context, [self.module.config.decoder_start]
             first = len(context) - 1
             tokens = [*context, *continuation]
-            root = self._roots[adapter]
-            sequence = Sequence(next(self._ids), tokens[:-1], len(tokens), first, root, adapter)
+            sequence = self._sequence(tokens[:-1], len(tokens), first, adapter, source)
             scorings[index] = waiting[sequence.id] = Scoring(sequence, first, list(continuation))
             self.scheduler.add(sequence)
         for index, scoring in scorings.items():

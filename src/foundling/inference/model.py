@@ -100,11 +100,16 @@ class Model:
     def request(self, prompt: Prompt, **sampling: Any) -> Request:
         """The engine's request for a text or for chat messages."""
         params = SamplingParams.of(**sampling)
-        if isinstance(prompt, str):
+        if not isinstance(prompt, str):
+            ids = render(self.tokenizer, prompt, add_generation_prompt=True).ids
+        elif self.module.encoder is not None:
+            ids = [*self.tokenizer.encode(prompt), self.tokenizer.eot_id]
+        else:
             bos = [] if self.tokenizer.bos_id is None else [self.tokenizer.bos_id]
-            ids = bos + self.tokenizer.encode(prompt)
-            return Request(ids or [self.tokenizer.eot_id], params)
-        return Request(render(self.tokenizer, prompt, add_generation_prompt=True).ids, params)
+            ids = bos + self.tokenizer.encode(prompt) or [self.tokenizer.eot_id]
+        if self.module.encoder is not None:
+            return Request([self.module.config.decoder_start], params, encoder_ids=ids)
+        return Request(ids, params)
 
 
 def load(

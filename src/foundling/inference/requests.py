@@ -23,15 +23,17 @@ class Request:
     """A prompt and how to continue it.
 
     Args:
-        prompt_ids: at least one token.
+        prompt_ids: at least one token; for an encoder-decoder, the answer's beginning (its start token).
         id: the caller's name for it, carried through to completions and events; None: the engine numbers it.
         adapter: which of the engine's adapters answers; None: the model itself.
+        encoder_ids: what the encoder of an encoder-decoder reads.
     """
 
     prompt_ids: Sequence[int]
     params: SamplingParams = field(default_factory=SamplingParams)
     id: Any = None
     adapter: str | None = None
+    encoder_ids: Sequence[int] = ()
 
 
 @dataclass

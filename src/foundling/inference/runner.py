@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from foundling.inference.blocks import TRASH
+from foundling.inference.encodings import Encodings
 from foundling.inference.kv_int8 import Int8KV
 from foundling.inference.scheduler import Chunk
+from foundling.inference.scheduler import Sequence as Tokens
 from foundling.models.adapter_bank import AdapterBank
 from foundling.models.context import CacheView, Context
 from foundling.models.kernels.decoder import NativeDecoder, native
@@ -59,6 +61,7 @@ class Runner:
         self._int8_cache = int8_cache
         self._forward: LanguageModel | NativeDecoder = module
         self.adapters = AdapterBank(module)
+        self.encodings = Encodings(n_blocks * block_size)
         self.weights_changed()
         self.state = module.new_state(max_batch + 1, n_blocks + 1, block_size, self.dtype, self.device)
         if int8_cache:
@@ -86,14 +89,31 @@ class Runner:
         for group in _groups(plain):
             yield self._pass(group, self._forward)
         for group in _groups(adapted):
-            numbers = [self.adapters.number(chunk.sequence.adapter) for chunk in group]
-            self.adapters.rows = torch.tensor(numbers, device=self.device)
             yield self._pass(group, self.adapters.module)
 
     def _pass(self, group: list[Chunk], forward: LanguageModel | NativeDecoder) -> Pass:
         tokens, ctx = self._inputs(group)
+        sequences = [chunk.sequence for chunk in group]
+        if isinstance(forward, LanguageModel) and forward.encoder is not None:
+            self._encode(self.encodings.missing(sequences), forward)
+            ctx.encoded = self.encodings.joined(sequences)
+        self._choose_adapters(sequences)
         with self.precision():
             return Pass(group, forward.hidden(tokens, ctx, self.state))
+
+    def _encode(self, sequences: list[Tokens], forward: LanguageModel) -> None:
+        """Run the encoder over the sequences' sources, one row each."""
+        if not sequences:
+            return
+        tokens, segments = padded([sequence.source for sequence in sequences])
+        self._choose_adapters(sequences)
+        with self.precision():
+            encoded = forward.encode(tokens.to(self.device), Context.packed(segments.to(self.device)))
+        self.encodings.keep(sequences, encoded.hidden)
+
+    def _choose_adapters(self, sequences: list[Tokens]) -> None:
+        numbers = [self.adapters.number(sequence.adapter) for sequence in sequences]
+        self.adapters.rows = torch.tensor(numbers, device=self.device) if any(numbers) else None
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits (n, vocab) float32 of hidden states (n, dim)."""
@@ -105,6 +125,7 @@ class Runner:
         if self.device.type == "cpu" and not self._autocast and not self._int8_cache:
             self._forward = native(self.module) or self.module
         self.adapters.refresh()
+        self.encodings.clear()
 
     def precision(self) -> AbstractContextManager[object]:
         """Autocast, if the pass is to run in another precision than the weights'."""
@@ -196,6 +217,16 @@ def inference_of(module: nn.Module) -> Iterator[None]:
     finally:
         if training:
             module.train()
+
+
+def padded(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Token sequences as rows (rows, longest) int64, and their segments: 0, or -1 for padding."""
+    tokens = torch.zeros(len(prompts), max(map(len, prompts)), dtype=torch.int64)
+    segments = torch.full_like(tokens, -1)
+    for row, prompt in enumerate(prompts):
+        tokens[row, : len(prompt)] = torch.tensor(prompt)
+        segments[row, : len(prompt)] = 0
+    return tokens, segments
 
 
 def _groups(chunks: Sequence[Chunk]) -> Iterator[list[Chunk]]:

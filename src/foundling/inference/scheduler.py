@@ -27,6 +27,7 @@ class Sequence:
         logits_from: first position whose output is wanted, for scoring a prompt; None: only the last one's.
         root: what makes equal tokens differ in the cache, such as an adapter.
         adapter: name of the adapter that computes it; None: the model itself.
+        source: what an encoder reads before the first token; it counts in the budget of the step that admits it.
     """
 
     id: int
@@ -35,6 +36,7 @@ class Sequence:
     logits_from: int | None = None
     root: bytes = b""
     adapter: str | None = None
+    source: tuple[int, ...] = ()
     prompt_length: int = field(init=False)
     prompt_name: bytes = field(init=False)
     slot: int = 0  # row of the engine's tables while running; 0: not running
@@ -250,6 +252,10 @@ class Scheduler:
             if start is None:
                 deferred.append(self.waiting.popleft())
                 continue
+            if plan.chunks and len(sequence.source) >= budget:
+                self._return_beginning(sequence, plan)
+                break
+            budget = max(1, budget - len(sequence.source))
             length = min(len(sequence.tokens) - start, budget, self.max_chunk)
             room = min(start + length + self.lookahead, max(sequence.limit, start + length))
             missing = self.blocks.blocks_for(room) - len(sequence.blocks)

@@ -185,6 +185,11 @@ class ModelConfig(Config):
         return plain and self.encoder is None and all(map(_llama_shaped, self.blocks))
 
     @property
+    def decoder_start(self) -> int:
+        """First token of an encoder-decoder's answer: T5 begins with its padding."""
+        return self.pad_token_id or 0
+
+    @property
     def n_layers(self) -> int:
         """Number of blocks."""
         return len(self.blocks)
