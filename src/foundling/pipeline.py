@@ -98,7 +98,12 @@ STAGES: dict[str, Stage] = {
             "Learn from verifiable rewards (GRPO).",
             "foundling.post_training.config:ReinforceConfig",
             "foundling.post_training.reinforce:build_reinforced",
-            {"base": _BASE, "reward": Port(_MODEL, "a reward model in place of the verifiers", required=False)},
+            {
+                "base": _BASE,
+                "reward": Port(_MODEL, "a reward model in place of the verifiers", required=False),
+                "reward2": Port(_MODEL, "a second reward model: an ensemble", required=False),
+                "reward3": Port(_MODEL, "a third", required=False),
+            },
             outside="foundling.post_training.data:outside",
         ),
         Stage(

@@ -35,20 +35,25 @@ class SFTConfig(TuningConfig):
 
     data: tuple[str, ...] = option(
         (EXPRESSIONS,),
-        "chat or prompt/completion rows (.jsonl, .parquet); the task `expressions`; or `own-expressions`: the base's "
-        "own right answers to the task (rejection sampling)",
+        "chat or prompt/completion rows (.jsonl, .parquet); the task `expressions`; or, for the base's own right "
+        "answers (rejection sampling), rows {prompt, verifier, data} or `own-expressions`",
         min_length=1,
     )
-    examples: int = option(10_000, "examples to generate of a task; own-expressions: prompts to answer", ge=1)
-    samples: int = option(8, "own-expressions: answers sampled for each prompt", ge=1)
-    keep: int = option(4, "own-expressions: most right answers kept of a prompt", ge=1)
-    max_tokens: int = option(48, "own-expressions: longest sampled answer in tokens", ge=1)
+    examples: int = option(10_000, "examples to generate of a task; of own-expressions: prompts to answer", ge=1)
+    samples: int = option(8, "own answers: how many are sampled for each prompt", ge=1)
+    keep: int = option(4, "own answers: most right ones kept of a prompt", ge=1)
+    max_tokens: int = option(48, "own answers: longest one in tokens", ge=1)
     noise: float = option(0.0, "NEFTune's alpha: noise on the embeddings in training; 0: none", ge=0)
     epochs: float = option(1.0, "passes over the examples", gt=0)
     init: Literal["base", "random"] = option(
         "base", "random: the base's architecture and tokenizer with fresh weights, to see what pretraining bought"
     )
-    too_long: Policy = option("refuse", "an example longer than the context: refuse, skip (counted) or truncate")
+    too_long: Literal["refuse", "skip", "truncate", "split"] = option(
+        "refuse", "an example longer than the context: refuse, skip (counted), truncate, or split into several"
+    )
+    turns: Literal["all", "last"] = option(
+        "all", "which answers of a chat are learned; one with `weight: 0` never is, but later ones see it"
+    )
     invalid: Literal["refuse", "skip"] = option("refuse", "a row that is no chat: refuse, or skip (counted)")
     steps: int = option(0, "optimizer steps; 0: as many as the epochs take", ge=0)
     batch_size: int = option(4, "packed rows in one step: many small steps learn a format fastest", ge=1)
@@ -69,6 +74,12 @@ class ReinforceConfig(TuningConfig):
     wrong_reward: float = option(0.0, "reward of a wrong answer; a right one has 1", le=1)
     unsure_reward: float = option(0.0, "reward of an answer that says it does not know", le=1)
     unsure: tuple[str, ...] = option(("I don't know", "I do not know"), "how an answer says that it does not know")
+    verified_weight: float = option(
+        0.0, "with a reward model: weight of the verifier's reward beside the model's score", ge=0
+    )
+    ensemble: Literal["mean", "worst", "cautious"] = option(
+        "cautious", "several reward models: their mean, the least, or the mean less their standard deviation"
+    )
     discount: float = option(1.0, "ppo: discount of later rewards a token", gt=0, le=1)
     trace: float = option(0.95, "ppo: lambda of the advantage estimates", ge=0, le=1)
     value_weight: float = option(0.5, "ppo: weight of the critic's loss", ge=0)
@@ -107,7 +118,8 @@ class RewardConfig(TuningConfig):
 
     data: tuple[str, ...] = option(
         (EXPRESSIONS,),
-        "rows {prompt, chosen, rejected} (.jsonl, .parquet), or the task `expressions`: own answers, graded",
+        "rows {prompt, chosen, rejected} (.jsonl, .parquet); or, for the base's own answers, graded and paired, rows "
+        "{prompt, verifier, data} or the task `expressions`",
         min_length=1,
     )
     loss: Literal["bradley-terry", "pointwise"] = option(
@@ -136,8 +148,8 @@ class PreferConfig(TuningConfig):
 
     data: tuple[str, ...] = option(
         (EXPRESSIONS,),
-        "rows {prompt, chosen, rejected} or {prompt, completion, label} (.jsonl, .parquet), or the task `expressions`: "
-        "the model's own answers, graded",
+        "rows {prompt, chosen, rejected} or {prompt, completion, label} (.jsonl, .parquet); or, for the model's own "
+        "answers, graded and paired, rows {prompt, verifier, data} or the task `expressions`",
         min_length=1,
     )
     method: PreferenceMethod = option("dpo", "which loss: see post_training/preference.py")

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 
 from foundling.core.errors import FoundlingError
 from foundling.core.files import sha256_file
-from foundling.post_training.config import EXPRESSIONS, OWN_EXPRESSIONS, SFTConfig
+from foundling.post_training.config import EXPRESSIONS, OWN_EXPRESSIONS
 from foundling.post_training.importers import as_our_row
 
 T = TypeVar("T")
@@ -42,32 +42,11 @@ def outside(config: Any) -> dict[str, str]:
     return hashes | ({EXPRESSIONS: f"version {VERSION}"} if TASKS & set(config.data) else {})
 
 
-def read_examples(config: SFTConfig) -> tuple[list[Example], dict[str, int]]:
-    """The examples of `config.data` that need no model, in order, and how many rows were skipped for which reason.
-
-    Raises:
-        FoundlingError: a missing file, or a broken row (with `invalid: refuse`).
-    """
-    skipped: Counter[str] = Counter()
-    examples: list[Example] = []
-    for entry in config.data:
-        if entry == EXPRESSIONS:
-            examples += expression_examples(config.examples, config.seed)
-        elif entry != OWN_EXPRESSIONS:
-            examples += read_file(existing_file(Path(entry).expanduser()), config.invalid, skipped)
-    return examples, dict(skipped)
-
-
 def expression_examples(n: int, seed: int) -> list[Example]:
     """Worked examples of the expression task's training split."""
     from foundling.evaluation.tasks.expressions import generate, messages
 
     return [Example(tuple(messages(item, item.reference)), item.id) for item in generate("train", n, seed)]
-
-
-def read_file(path: Path, invalid: Literal["refuse", "skip"], skipped: Counter[str]) -> list[Example]:
-    """The examples of one file. `skipped` counts what was left out, by reason."""
-    return read_rows(path, as_example, invalid, skipped)
 
 
 def read_rows(
@@ -118,6 +97,8 @@ def checked_messages(messages: Any, where: str) -> tuple[Message, ...]:
             raise FoundlingError(f"{where}: unknown role {role!r}", f"roles are {', '.join(ROLES)}")
         if not isinstance(content, str) and not message.get("tool_calls"):
             raise FoundlingError(f"{where}: the content of a {role} message is not text", "content is not text")
+        if message.get("weight", 1) not in (0, 1):
+            raise FoundlingError(f"{where}: the weight {message['weight']!r}", "a message's weight is 0 or 1")
         if role == "assistant" and content is not None and not content.strip() and not message.get("tool_calls"):
             raise FoundlingError(f"{where}: an empty answer", "an assistant message has no content")
     if not any(message["role"] == "assistant" for message in messages):

@@ -35,6 +35,11 @@ def with_head(module: LanguageModel, n_labels: int, seed: int) -> LanguageModel:
 def freeze_body(module: LanguageModel) -> None:
     """Train the head alone: feature-based transfer."""
     module.requires_grad_(False)
+    train_head(module)
+
+
+def train_head(module: LanguageModel) -> None:
+    """Train the head, whatever else is frozen."""
     assert module.output is not None
     module.output.requires_grad_(True)
 

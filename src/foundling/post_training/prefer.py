@@ -18,7 +18,7 @@ from foundling.models.language_model import LanguageModel
 from foundling.post_training.config import EXPRESSIONS, PreferConfig
 from foundling.post_training.data import existing_file, read_rows
 from foundling.post_training.labelled import Labelled, as_labelled, encode_labelled, is_labelled
-from foundling.post_training.own_samples import graded_pairs, sample_answers, training_items
+from foundling.post_training.own_samples import graded_pairs, sample_answers, training_prompts
 from foundling.post_training.packing import Encoded
 from foundling.post_training.pairs import EncodedPair, Pair, as_pair, encode_pairs
 from foundling.post_training.preferring import (
@@ -28,7 +28,8 @@ from foundling.post_training.preferring import (
     mismatched,
     reference_logprobs,
 )
-from foundling.post_training.tuning import load_base, tune, tuned_card, write_tuned
+from foundling.post_training.rewards import Prompted, as_prompted, is_prompted
+from foundling.post_training.tuning import load_base, prepare, tune, tuned_card, write_tuned
 from foundling.tokenization.tokenizer import Tokenizer
 from foundling.training.objective import Objective
 
@@ -43,10 +44,11 @@ def build_preferred(config: PreferConfig, inputs: Inputs, draft: Draft) -> None:
             nothing left to learn from.
     """
     base = inputs["base"]
-    module, tokenizer = load_base(base, config)
+    module, tokenizer = load_base(base)
     counts: Counter[str] = Counter()
-    rows = _given(config, counts)
-    own = _own_pairs(config, module, tokenizer, draft) if EXPRESSIONS in config.data else []
+    rows, prompts = _given(config, counts)
+    own = _own_pairs(config, prompts, module, tokenizer, draft) if prompts else []
+    prepare(module, config)
     pairs = [row for row in rows if isinstance(row, Pair)]
     encoded = encode_pairs(pairs, tokenizer, config.context, config.too_long, counts)
     encoded += encode_pairs(own, tokenizer, config.context, "skip", counts)  # nobody wrote them: leave out, and count
@@ -69,23 +71,30 @@ def build_preferred(config: PreferConfig, inputs: Inputs, draft: Draft) -> None:
     write_tuned(module, tokenizer, resolved, base, draft, card)
 
 
-def _given(config: PreferConfig, counts: Counter[str]) -> list[Pair | Labelled]:
-    """The rows of the files: pairs, and for KTO answers judged one by one."""
+def _given(config: PreferConfig, counts: Counter[str]) -> tuple[list[Pair | Labelled], list[Prompted]]:
+    """Pairs, and for KTO answers judged one by one; and the prompts for which the model makes pairs itself."""
 
-    def convert(row: Any, where: str) -> Pair | Labelled:
+    def convert(row: Any, where: str) -> Pair | Labelled | Prompted:
+        if is_prompted(row):
+            return as_prompted(row, where)
         if config.method == "kto" and is_labelled(row):
             return as_labelled(row, where)
         return as_pair(row, where)
 
     files = [existing_file(Path(entry).expanduser()) for entry in config.data if entry != EXPRESSIONS]
-    return [row for path in files for row in read_rows(path, convert, config.invalid, counts)]
+    found = [row for path in files for row in read_rows(path, convert, config.invalid, counts)]
+    prompts = [row for row in found if isinstance(row, Prompted)]
+    if EXPRESSIONS in config.data:
+        prompts += training_prompts(config.examples, config.seed, "prefer")
+    return [row for row in found if not isinstance(row, Prompted)], prompts
 
 
-def _own_pairs(config: PreferConfig, module: LanguageModel, tokenizer: Tokenizer, draft: Draft) -> list[Pair]:
-    """Pairs of the model's own answers to the task, graded by running them."""
-    items = training_items(config.examples, config.seed, "prefer")
+def _own_pairs(
+    config: PreferConfig, prompts: Sequence[Prompted], module: LanguageModel, tokenizer: Tokenizer, draft: Draft
+) -> list[Pair]:
+    """Pairs of the model's own answers, graded by the prompts' verifiers."""
     graded = sample_answers(
-        module, tokenizer, items, config.samples, config.temperature, config.max_tokens, config.seed,
+        module, tokenizer, prompts, config.samples, config.temperature, config.max_tokens, config.seed,
         draft.scratch / "answers.jsonl",
     )  # fmt: skip
     own = graded_pairs(graded, config.pairs_per_prompt, config.seed)

@@ -12,10 +12,12 @@ from foundling.core.stages import Inputs
 from foundling.post_training.config import ReinforceConfig
 from foundling.post_training.grpo import GroupRelativePolicyOptimization
 from foundling.post_training.ppo import ActorCritic, ProximalPolicyOptimization
-from foundling.post_training.reward_model import load_scorer
+from foundling.post_training.reward_model import load_ensemble
 from foundling.post_training.rewards import read_prompts
 from foundling.post_training.rollouts import Rollouts
-from foundling.post_training.tuning import load_base, tune, tuned_card, write_tuned
+from foundling.post_training.tuning import load_base, prepare, tune, tuned_card, write_tuned
+
+REWARD_PORTS = ("reward", "reward2", "reward3")  # one reward model, or an ensemble
 
 
 def build_reinforced(config: ReinforceConfig, inputs: Inputs, draft: Draft) -> None:
@@ -24,12 +26,14 @@ def build_reinforced(config: ReinforceConfig, inputs: Inputs, draft: Draft) -> N
     Raises:
         FoundlingError: prompts that cannot be verified, a reward that is no number, what the loop refuses.
     """
-    base, judge = inputs["base"], inputs.get("reward")
+    base = inputs["base"]
+    judges = [judge.path for port in REWARD_PORTS if (judge := inputs.get(port)) is not None]
     config = config.model_copy(update={"batch_size": config.prompts * config.samples})
-    module, tokenizer = load_base(base, config)
+    module, tokenizer = load_base(base)
+    prepare(module, config)
     skipped: Counter[str] = Counter()
     pool = read_prompts(config, skipped)
-    score = load_scorer(judge.path) if judge else None
+    score = load_ensemble(judges, config.ensemble) if judges else None
     saved = draft.scratch / "rollouts" if config.updates > 1 or config.method == "ppo" else None
     rollouts = Rollouts(module, tokenizer, config, pool, score, saved)
     if config.method == "ppo":
@@ -37,7 +41,7 @@ def build_reinforced(config: ReinforceConfig, inputs: Inputs, draft: Draft) -> N
         ppo = ProximalPolicyOptimization(model, rollouts, config)
         summary = tune(model, ppo, config, base, draft, "reinforce", module.config)
     else:
-        objective = GroupRelativePolicyOptimization(module, rollouts, config, measure_kl=judge is not None)
+        objective = GroupRelativePolicyOptimization(module, rollouts, config, measure_kl=score is not None)
         summary = tune(module, objective, config, base, draft, "reinforce", module.config)
     draft.metrics |= {
         "answers": summary.steps // config.updates * config.batch_size,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,19 @@ from foundling.core.errors import FoundlingError
 from foundling.core.rng import seed_for
 from foundling.core.stages import Inputs
 from foundling.evaluation.statistics import wilson
+from foundling.models.adapters import merge
 from foundling.models.checkpoint import load_module
 from foundling.models.language_model import LanguageModel
 from foundling.post_training.config import EXPRESSIONS, RewardConfig
 from foundling.post_training.data import Message, existing_file, read_rows
 from foundling.post_training.group_packing import Group, pack_groups
-from foundling.post_training.heads import freeze_body, last_scores, score_texts, whole, with_head
-from foundling.post_training.own_samples import graded_pairs, sample_answers, training_items
+from foundling.post_training.heads import freeze_body, last_scores, score_texts, train_head, whole, with_head
+from foundling.post_training.own_samples import graded_pairs, sample_answers, training_prompts
 from foundling.post_training.pairs import EncodedPair, Pair, as_pair, encode_pairs
 from foundling.post_training.preference import bradley_terry, pointwise
 from foundling.post_training.preferring import numbers_of
-from foundling.post_training.tuning import load_base, tune, tuned_card, write_tuned
+from foundling.post_training.rewards import Prompted, Score, as_prompted, is_prompted
+from foundling.post_training.tuning import load_base, prepare, tune, tuned_card, write_tuned
 from foundling.tokenization.chat import render
 from foundling.tokenization.tokenizer import Tokenizer
 from foundling.training.batch import Batch
@@ -75,7 +77,7 @@ def build_reward_model(config: RewardConfig, inputs: Inputs, draft: Draft) -> No
         FoundlingError: rows that are no pairs, or too few to hold some out.
     """
     base = inputs["base"]
-    language, tokenizer = load_base(base, config)
+    language, tokenizer = load_base(base)
     counts: Counter[str] = Counter()
     pairs = _pairs(config, language, tokenizer, draft, counts)
     encoded = encode_pairs(pairs, tokenizer, config.context - 2, config.too_long, counts)
@@ -85,10 +87,14 @@ def build_reward_model(config: RewardConfig, inputs: Inputs, draft: Draft) -> No
     module = with_head(language, 1, config.seed)
     if config.freeze:
         freeze_body(module)
+    elif config.adapter is not None:
+        prepare(module, config)
+        train_head(module)
     steps = config.steps or max(1, round(len(train) * config.epochs / config.batch_size))
     resolved = config.model_copy(update={"steps": steps})
     objective = RewardModelling(_groups(train, tokenizer), resolved, tokenizer.pad_id)
     tune(module, objective, resolved, base, draft, "reward", module.config)
+    merge(module)
     quality = agreement(module, _groups(held_out, tokenizer), config.context, tokenizer.pad_id)
     draft.metrics |= {"pairs": len(train), "skipped": dict(counts), **quality}
     card = tuned_card(
@@ -138,7 +144,26 @@ def calibration_error(differences: Tensor) -> float:
     return error
 
 
-def load_scorer(directory: Path) -> Callable[[Sequence[Sequence[Message]]], list[float]]:
+def load_ensemble(directories: Sequence[Path], how: str) -> Score:
+    """Several reward models as one: their mean, the least, or (cautious) the mean less the standard deviation.
+
+    Where its members disagree an ensemble is less easily fooled than each of them (Coste et al. 2023,
+    arXiv:2310.02743).
+    """
+    members = [load_scorer(directory) for directory in directories]
+
+    def score(chats: Sequence[Sequence[Message]]) -> list[float]:
+        each = torch.tensor([member(chats) for member in members])  # (members, chats)
+        if how == "worst":
+            combined = each.amin(0)
+        else:
+            combined = each.mean(0) - (each.std(0, correction=0) if how == "cautious" else 0)
+        return [float(value) for value in combined]
+
+    return score
+
+
+def load_scorer(directory: Path) -> Score:
     """A reward model's directory as a function from chats to scores.
 
     Raises:
@@ -170,12 +195,18 @@ def split(pairs: Sequence[EncodedPair], share: float) -> tuple[list[EncodedPair]
 def _pairs(
     config: RewardConfig, module: LanguageModel, tokenizer: Tokenizer, draft: Draft, counts: Counter[str]
 ) -> list[Pair]:
+    def convert(row: Any, where: str) -> Pair | Prompted:
+        return as_prompted(row, where) if is_prompted(row) else as_pair(row, where)
+
     files = [existing_file(Path(entry).expanduser()) for entry in config.data if entry != EXPRESSIONS]
-    pairs = [row for path in files for row in read_rows(path, as_pair, config.invalid, counts)]
+    rows = [row for path in files for row in read_rows(path, convert, config.invalid, counts)]
+    pairs = [row for row in rows if isinstance(row, Pair)]
+    prompts = [row for row in rows if isinstance(row, Prompted)]
     if EXPRESSIONS in config.data:
-        items = training_items(config.examples, config.seed, "reward")
+        prompts += training_prompts(config.examples, config.seed, "reward")
+    if prompts:
         saved = draft.scratch / "answers.jsonl"
-        answers = sample_answers(module, tokenizer, items, config.samples, 1.0, config.max_tokens, config.seed, saved)
+        answers = sample_answers(module, tokenizer, prompts, config.samples, 1.0, config.max_tokens, config.seed, saved)
         pairs += graded_pairs(answers, config.pairs_per_prompt, config.seed)
     return pairs
 

@@ -12,11 +12,14 @@ from typing import Any
 
 from foundling.core.errors import FoundlingError, nearest
 from foundling.core.rng import seed_for
+from foundling.evaluation.code_sandbox import ProgramLimits, run_programs
 from foundling.evaluation.tasks import expressions
+from foundling.evaluation.tasks.programs import code_of
 from foundling.post_training.config import EXPRESSIONS, ReinforceConfig
 from foundling.post_training.data import Message, existing_file, read_rows
 
 POOL = 20_000  # instructions of a task to draw from
+LIMITS = ProgramLimits(cpu_s=2, wall_s=8.0)  # of one answer's program
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,12 @@ class Judged:
 Score = Callable[[Sequence[Sequence[Message]]], list[float]]  # whole chats -> a reward model's scores
 
 
+def task_prompts(n: int, seed: int) -> list[Prompted]:
+    """Instructions of the expression task's training split."""
+    items = expressions.generate("train", n, seed)
+    return [Prompted(item.id, tuple(expressions.messages(item)), "expression", item) for item in items]
+
+
 def read_prompts(config: ReinforceConfig, skipped: Counter[str]) -> list[Prompted]:
     """The prompts of `config.data`: rows {prompt, verifier, data}, or a task's instructions.
 
@@ -50,14 +59,18 @@ def read_prompts(config: ReinforceConfig, skipped: Counter[str]) -> list[Prompte
     prompts: list[Prompted] = []
     for entry in config.data:
         if entry == EXPRESSIONS:
-            items = expressions.generate("train", POOL, seed_for(config.seed, "reinforce") % 1000)
-            prompts += [Prompted(i.id, tuple(expressions.messages(i)), "expression", i) for i in items]
+            prompts += task_prompts(POOL, seed_for(config.seed, "reinforce") % 1000)
         else:
             path = existing_file(Path(entry).expanduser())
             prompts += read_rows(path, as_prompted, config.invalid, skipped)
     if len(prompts) < config.prompts:
         raise FoundlingError(f"there are {len(prompts)} prompts", f"a step takes {config.prompts}", "Lower `prompts`")
     return prompts
+
+
+def is_prompted(row: Any) -> bool:
+    """Whether a row is a prompt with a verifier rather than one with answers."""
+    return isinstance(row, dict) and "verifier" in row
 
 
 def as_prompted(row: Any, where: str) -> Prompted:
@@ -78,18 +91,17 @@ def judge(prompts: Sequence[Prompted], answers: Sequence[str], config: Reinforce
 
     A verifier gives 1 for a right answer, `wrong_reward` for a wrong one and `unsure_reward` for one that says it does
     not know: with wrong < unsure < 1, guessing pays only above a certain confidence. With a reward model its score is
-    the reward, and the verdict is only logged.
+    the reward, plus `verified_weight` times what the verifier gives; with weight 0 the verdict is only logged.
 
     Raises:
         FoundlingError: a reward that is no number, naming the prompt.
     """
-    verdicts = _verify(prompts, answers)
+    verdicts = verify(prompts, answers)
     passed = [verdict == "passed" for verdict in verdicts]
-    if score is None:
-        rewards = [_worth(p, a, config) for p, a in zip(passed, answers, strict=True)]
-    else:
+    rewards = [_worth(p, a, config) for p, a in zip(passed, answers, strict=True)]
+    if score is not None:
         chats = [[*p.messages, {"role": "assistant", "content": a}] for p, a in zip(prompts, answers, strict=True)]
-        rewards = score(chats)
+        rewards = [s + config.verified_weight * r for s, r in zip(score(chats), rewards, strict=True)]
     for prompt, reward in zip(prompts, rewards, strict=True):
         if not math.isfinite(reward):
             raise FoundlingError(f"the reward of an answer to {prompt.id} is {reward}", "rewards are finite numbers")
@@ -103,7 +115,7 @@ def _worth(passed: bool, answer: str, config: ReinforceConfig) -> float:
     return config.unsure_reward if unsure else config.wrong_reward
 
 
-def _verify(prompts: Sequence[Prompted], answers: Sequence[str]) -> list[str]:
+def verify(prompts: Sequence[Prompted], answers: Sequence[str]) -> list[str]:
     """Each answer's verdict, "passed" or why not; answers of one verifier are checked together."""
     verdicts = [""] * len(prompts)
     for name in sorted({prompt.verifier for prompt in prompts}):
@@ -146,6 +158,12 @@ def _schema(data: Sequence[Any], answers: Sequence[str]) -> list[str]:
     return verdicts
 
 
+def _python(data: Sequence[Any], answers: Sequence[str]) -> list[str]:
+    """The answer's code and then the data, a program of assertions, run to their end in the sandbox."""
+    programs = [f"{code_of(answer)}\n\n{tests}" for answer, tests in zip(answers, data, strict=True)]
+    return ["passed" if result.passed else result.reason for result in run_programs(programs, LIMITS)]
+
+
 def _json(text: str) -> Any:
     try:
         return json.loads(text)
@@ -163,4 +181,5 @@ VERIFIERS: dict[str, Callable[[Sequence[Any], Sequence[str]], list[str]]] = {
     "exact": _exact,
     "contains": _contains,
     "schema": _schema,
+    "python": _python,
 }

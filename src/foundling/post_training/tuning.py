@@ -25,12 +25,15 @@ LOG = "training.log.jsonl"
 ADAPTER = "adapter"  # folder of the tuned model's directory that holds the adapter by itself
 
 
-def load_base(base: Artifact, config: TuningConfig) -> tuple[LanguageModel, Tokenizer]:
-    """The base model, ready to train: whole, or frozen under a fresh adapter."""
-    module = load_module(base.path)
+def load_base(base: Artifact) -> tuple[LanguageModel, Tokenizer]:
+    """The base model as it is. Its own answers are sampled before `prepare`: a plain model is the fastest."""
+    return load_module(base.path), Tokenizer.load(base.path)
+
+
+def prepare(module: LanguageModel, config: TuningConfig) -> None:
+    """Make a model ready to train, in place: whole, or frozen under a fresh adapter."""
     if config.adapter is not None:
         attach(module, config.adapter, config.seed)
-    return module, Tokenizer.load(base.path)
 
 
 def tune(

@@ -12,7 +12,7 @@ import torch
 from foundling.core.errors import FoundlingError
 from foundling.models.adapter_files import load_adapter
 from foundling.models.checkpoint import load_module
-from foundling.post_training import own_samples, rewards
+from foundling.post_training import rewards
 from foundling.post_training.reward_model import load_scorer
 from foundling.training.trainer import Trainer
 
@@ -74,7 +74,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(base: Path, tmp_path: Path, monk
 
 def test_own_graded_answers_become_pairs(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Guards the model's own samples: made once, paired right against wrong, written beside the model."""
-    monkeypatch.setattr(own_samples, "grade", _grade_by_length)
+    monkeypatch.setattr(rewards.expressions, "grade", _grade_by_length)
     made = run("PreferConfig", base, tmp_path, examples=8, samples=16, max_tokens=50, context=200, steps=2)
     rows = [json.loads(line) for line in (made.path / "preferences.jsonl").read_text().splitlines()]
     assert len(rows) == made.metrics["pairs"] > 0
@@ -85,7 +85,7 @@ def test_rejection_sampling_learns_its_own_right_answers(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Guards expert iteration: only right answers are learned from, with noise on the embeddings, to the same bytes."""
-    monkeypatch.setattr(own_samples, "grade", _grade_by_length)
+    monkeypatch.setattr(rewards.expressions, "grade", _grade_by_length)
     fields = {"data": ("own-expressions",), "examples": 8, "samples": 16, "max_tokens": 50, "context": 200, "steps": 2}
     made = run("SFTConfig", base, tmp_path / "a", **fields, noise=5.0, too_long="skip")
     assert 0 < made.metrics["examples"] <= 8 * 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +11,9 @@ import torch
 
 from foundling.core.errors import FoundlingError
 from foundling.evaluation.tasks.expressions import generate
+from foundling.post_training import reward_model
 from foundling.post_training.config import ReinforceConfig
-from foundling.post_training.reward_model import calibration_error
+from foundling.post_training.reward_model import calibration_error, load_ensemble
 from foundling.post_training.rewards import Prompted, as_prompted, judge
 
 
@@ -34,6 +36,40 @@ def test_each_verifier_judges_its_own_prompts() -> None:
     assert judged.passed == [True, True, True, False, False, True, False]
     assert judged.rewards == [1.0, 1.0, 1.0, 0.0, 0.0, 1.0, 0.0]
     assert judged.reasons == {"wrong": 1, "not JSON": 1, "syntax": 1}
+
+
+def test_a_program_that_misbehaves_costs_one_answer() -> None:
+    """Guards against programs that hang, crash or flood: each is one counted reason, and the others are judged."""
+    tests = "assert double(4) == 8"
+    answers = [
+        "```python\ndef double(x):\n    return 2 * x\n```", "def double(x): return x",
+        "while True: pass", "import sys\nwhile True: sys.stdout.write('x' * 65536)", "import os\nos._exit(0)",
+    ]  # fmt: skip
+    try:
+        judged = judge([_prompted("python", tests)] * len(answers), answers, ReinforceConfig(), None)
+    except FoundlingError as error:
+        pytest.skip(str(error))
+    assert judged.passed == [True, False, False, False, False]
+    assert judged.reasons["error"] == 1 and judged.reasons["timeout"] == 1 and judged.reasons["output"] == 1
+    assert sum(judged.reasons.values()) == 4
+
+
+def test_a_score_and_a_verdict_can_be_mixed() -> None:
+    """Guards the mix of a reward model with a verifier: score + weight · (right, unsure or made up)."""
+    config = ReinforceConfig(wrong_reward=-1.0, unsure_reward=0.0, verified_weight=2.0)
+    prompts = [_prompted("exact", "x")] * 3
+    judged = judge(prompts, ["x", "I don't know.", "y"], config, lambda chats: [0.5] * len(chats))
+    assert judged.rewards == [2.5, 0.5, -1.5]
+
+
+def test_an_ensemble_trusts_what_its_members_agree_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards the three ways to combine scores: an answer that one member alone loves must not win when cautious."""
+    scores = {"a": [1.0, 9.0], "b": [1.0, -3.0]}
+    monkeypatch.setattr(reward_model, "load_scorer", lambda path: lambda chats: scores[path.name])
+    members, chats = [Path("a"), Path("b")], [[], []]
+    assert load_ensemble(members, "mean")(chats) == [1.0, 3.0]
+    assert load_ensemble(members, "worst")(chats) == [1.0, -3.0]
+    assert load_ensemble(members, "cautious")(chats) == [1.0, -3.0]
 
 
 def test_not_knowing_is_better_than_making_it_up() -> None:

@@ -28,8 +28,8 @@ STAGES = {
 SMALL = {"context": 96, "precision": "fp32", "log_every": 1, "batch_size": 4}
 
 
-def make_directory(path: Path) -> Path:
-    """A random decoder with 5 small layers and a byte-level tokenizer."""
+def make_tokenizer() -> Tokenizer:
+    """A byte-level tokenizer with ChatML's template."""
     fast = Fast(models.BPE())
     fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     fast.decoder = decoders.ByteLevel()
@@ -38,7 +38,12 @@ def make_directory(path: Path) -> Path:
     trainer = trainers.BpeTrainer(vocab_size=320, special_tokens=list(SPECIAL_TOKENS), initial_alphabet=alphabet)
     fast.train_from_iterator(texts, trainer)
     names = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "chat_template": CHATML}
-    tokenizer = Tokenizer(fast, names)
+    return Tokenizer(fast, names)
+
+
+def make_directory(path: Path) -> Path:
+    """A random decoder with 5 small layers and a byte-level tokenizer."""
+    tokenizer = make_tokenizer()
     tokenizer.save(path)
     shape = preset("foundling-1m", vocab_size=tokenizer.vocab_size, max_positions=256)
     save_module(build(shape.model_copy(update={"eos_token_id": tokenizer.eot_id}), seed=3, zero_outputs=False), path)

@@ -77,7 +77,7 @@ class Programs:
 
     def _program(self, question: Question, text: str) -> str:
         assert self.spec.program is not None
-        return render(self.spec.program, question.row, reply=_code(text) if self.chat else text)
+        return render(self.spec.program, question.row, reply=code_of(text) if self.chat else text)
 
     def _shown(self, row: object) -> str:
         raise AssertionError("tasks of programs are asked without worked examples")
@@ -97,7 +97,7 @@ def _texts(answer: Answer) -> tuple[str, ...]:
     return answer.texts
 
 
-def _code(text: str) -> str:
+def code_of(text: str) -> str:
     """The first fenced block of a chat answer, or all of it."""
     if "```" not in text:
         return text
