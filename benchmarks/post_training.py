@@ -1,11 +1,16 @@
 """Fine-tuning speed and memory beside trl and peft: LoRA SFT and LoRA DPO of SmolLM2's shape at equal settings.
 
-    python benchmarks/post_training.py sft     # seconds a step and peak memory of both, alternating processes
+    python benchmarks/post_training.py all         # what follows, one after the other
+    python benchmarks/post_training.py sft         # seconds a step and peak memory of both, alternating processes
     python benchmarks/post_training.py dpo
+    python benchmarks/post_training.py rollouts    # sampled answers beside transformers.generate
 
 Both get the same directory (SmolLM2-135M's architecture, random weights: speed does not depend on them), the same
-texts of 256 tokens, batch 4, rank 8 on all linear layers, AdamW, bf16. Each side runs in a process of its own, in turn;
+texts of 256 tokens, batch 4, rank 8 on all linear layers, AdamW, bf16. DPO's reference is counted for both: trl
+computes it in every step, we once before the first, and each of our steps bears its share. Each side runs in a process of its own, in turn;
 the first step (compilation, allocation) is not counted. The last lines say how far ours is from the matrix rate.
+Rollouts: 16 prompts of 64 tokens, 4 answers each of exactly 64 sampled tokens, with a LoRA adapter on; ours from the
+fp32 weights that are trained, transformers' in bf16, which is faster for it than fp32 (adapter merged for both).
 """
 
 from __future__ import annotations
@@ -23,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 CONTEXT, BATCH, RANK = 256, 4, 8
+PROMPTS, SAMPLES, NEW = 16, 4, 64
 PROMPT = "Tell me at some length what you know about the sea, its fishes, and the ships that sail on it. "
 ANSWER = "The sea is wide and deep. Many fishes live in it, some small, some larger than a house. "
 WORSE = "I do not know much about that, and what I know I would rather keep to myself for now. "
@@ -62,9 +68,10 @@ def texts(number: int) -> tuple[str, str, str]:
 
 
 def ours(model: Path, method: str, steps: int, work: Path) -> list[float]:
-    """Seconds of each step of our stage."""
+    """Seconds of each step of our stage; for DPO with the step's share of the reference's forward passes."""
     from foundling.core.artifacts import Artifact, Draft
     from foundling.core.stages import Inputs
+    from foundling.post_training import prefer
     from foundling.post_training.config import PreferConfig, SFTConfig
     from foundling.post_training.prefer import build_preferred
     from foundling.post_training.sft import build_sft
@@ -79,6 +86,15 @@ def ours(model: Path, method: str, steps: int, work: Path) -> list[float]:
         taken.append(time.perf_counter() - begin)
         return result
 
+    def reference(*arguments: Any) -> Any:
+        begin = time.perf_counter()
+        found = score_reference(*arguments)
+        before.append(time.perf_counter() - begin)
+        return found
+
+    before: list[float] = []
+    score_reference = prefer.reference_logprobs
+    prefer.reference_logprobs = reference
     Trainer._train_step = timed  # type: ignore[method-assign]
     data = work / "rows.jsonl"
     fields = ("prompt", "completion") if method == "sft" else ("prompt", "chosen", "rejected")
@@ -97,7 +113,7 @@ def ours(model: Path, method: str, steps: int, work: Path) -> list[float]:
         build_sft(SFTConfig(**options), inputs, draft)
     else:
         build_preferred(PreferConfig(**options), inputs, draft)
-    return taken
+    return [seconds + sum(before) / steps for seconds in taken]
 
 
 def theirs(model: Path, method: str, steps: int, work: Path) -> list[float]:
@@ -151,6 +167,51 @@ def theirs(model: Path, method: str, steps: int, work: Path) -> list[float]:
     return taken
 
 
+def our_rollouts(model: Path, steps: int) -> list[float]:
+    """Seconds of each batch of sampled answers from the engine."""
+    from foundling.inference.engine import Engine, Request, SamplingParams
+    from foundling.models.adapter_config import AdapterConfig
+    from foundling.models.adapters import attach, merged
+    from foundling.models.checkpoint import load_module
+
+    module = load_module(model)
+    attach(module, AdapterConfig(rank=RANK, alpha=16), 0)
+    engine = Engine(module, None, max_batch=PROMPTS * SAMPLES)
+    params = [SamplingParams(max_tokens=NEW, n=SAMPLES, temperature=1.0, seed=i) for i in range(PROMPTS)]
+    taken = []
+    for step in range(steps):
+        requests = [Request(ids, p) for ids, p in zip(prompt_ids(step), params, strict=True)]
+        begin = time.perf_counter()
+        with merged(module):
+            engine.weights_changed()
+            done = engine.generate(requests)
+        taken.append(time.perf_counter() - begin)
+        assert sum(len(one.tokens) for one in done) == PROMPTS * SAMPLES * NEW
+    return taken
+
+
+def their_rollouts(model: Path, steps: int) -> list[float]:
+    """Seconds of each batch of sampled answers from transformers."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16).eval()
+    options = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": True, "num_return_sequences": SAMPLES}
+    taken = []
+    for step in range(steps):
+        ids = torch.tensor(prompt_ids(step))
+        begin = time.perf_counter()
+        with torch.inference_mode():
+            base.generate(ids, attention_mask=torch.ones_like(ids), top_k=0, pad_token_id=0, **options)
+        taken.append(time.perf_counter() - begin)
+    return taken
+
+
+def prompt_ids(step: int) -> list[list[int]]:
+    """Token ids of the prompts of a batch, others for each."""
+    return [[(7 * i + 13 * j + 101 * step) % 49000 + 10 for j in range(64)] for i in range(PROMPTS)]
+
+
 def child(side: str, model: Path, method: str, steps: int) -> dict[str, Any]:
     """One side in a process of its own."""
     command = [sys.executable, __file__, method, "--side", side, "--model", str(model), "--steps", str(steps)]
@@ -164,7 +225,7 @@ def child(side: str, model: Path, method: str, steps: int) -> dict[str, Any]:
 def main() -> None:
     """Run both sides in turn and print the ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("method", choices=("sft", "dpo"))
+    parser.add_argument("method", choices=("all", "sft", "dpo", "rollouts"))
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--side", choices=("ours", "theirs"))
@@ -172,28 +233,44 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if arguments.side:
-            run = ours if arguments.side == "ours" else theirs
-            taken = run(arguments.model, arguments.method, arguments.steps, Path(folder))
+            ours_here = arguments.side == "ours"
+            if arguments.method == "rollouts":
+                taken = (our_rollouts if ours_here else their_rollouts)(arguments.model, arguments.steps)
+            else:
+                run = ours if ours_here else theirs
+                taken = run(arguments.model, arguments.method, arguments.steps, Path(folder))
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
             print(json.dumps({"seconds": taken[1:], "peak": peak}))
             return
         model = arguments.model or Path(folder) / "model"
         if not model.exists():
             make_model(model)
-        compare(model, arguments.method, arguments.steps, arguments.rounds)
+        for method in ("sft", "dpo", "rollouts") if arguments.method == "all" else (arguments.method,):
+            compare(model, method, arguments.steps, arguments.rounds)
 
 
 def compare(model: Path, method: str, steps: int, rounds: int) -> None:
     """Medians over all steps of all rounds."""
-    from foundling.core import hardware
-    from foundling.models.presets import preset
-
     results: dict[str, list[dict[str, Any]]] = {"ours": [], "theirs": []}
     for _ in range(rounds):
         for side, found in results.items():
             found.append(child(side, model, method, steps))
     step = {s: statistics.median(t for r in found for t in r["seconds"]) for s, found in results.items()}
     peak = {s: max(r["peak"] for r in found) for s, found in results.items()}
+    if method == "rollouts":
+        print(f"rollouts of SmolLM2-135M's shape, {PROMPTS} prompts x {SAMPLES} answers x {NEW} tokens, median batch")
+        for side, name in (("ours", "foundling, fp32"), ("theirs", "transformers, bf16")):
+            rate = PROMPTS * SAMPLES * NEW / step[side]
+            print(f"  {name:18} {step[side]:6.2f} s   {rate:5.0f} tokens/s   peak {peak[side] / 2**30:.2f} GiB")
+    else:
+        _show_training(method, step, peak)
+    print(f"  speed ratio {step['theirs'] / step['ours']:.2f}, memory ratio {peak['ours'] / peak['theirs']:.2f}\n")
+
+
+def _show_training(method: str, step: dict[str, float], peak: dict[str, int]) -> None:
+    from foundling.core import hardware
+    from foundling.models.presets import preset
+
     tokens = BATCH * CONTEXT * (2 if method == "dpo" else 1)
     # forward, and backward to the inputs only: the base's weights need no gradients
     flops = 2 * preset("smollm2-135m").flops_per_token(CONTEXT) * tokens
@@ -202,7 +279,6 @@ def compare(model: Path, method: str, steps: int, rounds: int) -> None:
     for side, name in (("ours", "foundling"), ("theirs", "trl + peft")):
         used = flops / step[side] / rate
         print(f"  {name:12} {step[side]:6.2f} s   {used:4.0%} of the bf16 rate   peak {peak[side] / 2**30:.2f} GiB")
-    print(f"  speed ratio {step['theirs'] / step['ours']:.2f}, memory ratio {peak['ours'] / peak['theirs']:.2f}")
 
 
 if __name__ == "__main__":

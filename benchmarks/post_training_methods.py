@@ -5,13 +5,17 @@
 
 All methods start from the same model and are scored on the same held-out items (compositions and phrasings, half
 each), greedily, each against the start with McNemar's mid-p test, corrected with Holm's method over all methods shown.
+The learning curves go to docs/images/post-training-curves.png.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
+
+import matplotlib
 
 from foundling.core.artifacts import Artifact, Store
 from foundling.core.config import parse
@@ -20,6 +24,9 @@ from foundling.evaluation.statistics import holm, mcnemar_mid_p, wilson
 from foundling.evaluation.tasks.expressions import generate, grade, messages
 from foundling.inference.model import load
 from foundling.pipeline import STAGES
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
 
 # name: (stage, config). Budgets are in samples and steps, not in time, so that a result can be made again.
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -31,6 +38,8 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "ppo": ("reinforce", {"method": "ppo", "steps": 40, "updates": 2, "prompts": 48, "kl": 0.02}),
 }  # fmt: skip
 SHORT = {"rs": "rejection sampling"}
+FIGURE = Path(__file__).parent.parent / "docs" / "images" / "post-training-curves.png"
+CURVES = {"dpo": "accuracy", "grpo": "verified", "ppo": "verified"}  # what each method's log says of its progress
 
 
 def main() -> None:
@@ -46,11 +55,12 @@ def main() -> None:
     start = store.resolve(arguments.model, "model") or Artifact.outside(Path(arguments.model), "model")
     before = passes(start.path, arguments.items)
     print(f"{'start':20} pass@1 {shown(before)}", flush=True)
-    found = {}
+    found, logs = {}, {}
     for name in [SHORT.get(name, name) for name in arguments.only]:
         verb, fields = METHODS[name]
-        config = parse(STAGES[verb].config_type, fields | {"seed": arguments.seed}, name)
+        config = parse(STAGES[verb].config_type, fields | {"seed": arguments.seed, "log_every": 1}, name)
         made, _ = run_stage(store, STAGES[verb], config, {"base": start})
+        logs[name] = made.path / "training.log.jsonl"
         found[name] = (passes(made.path, arguments.items), float(made.run.get("seconds", 0)))
         print(f"{name:20} pass@1 {shown(found[name][0])}  {found[name][1]:.0f} s", flush=True)
     tests = [paired(before, after) for after, _ in found.values()]
@@ -58,6 +68,7 @@ def main() -> None:
     for (name, (after, _)), p in zip(found.items(), holm(tests), strict=True):
         gain = (sum(after) - sum(before)) / len(before)
         print(f"{name:20} {gain:+.3f}   Holm-corrected p = {p:.2g}")
+    draw(logs)
 
 
 def passes(directory: Path, items: int) -> list[bool]:
@@ -67,6 +78,24 @@ def passes(directory: Path, items: int) -> list[bool]:
     requests = [model.request(messages(item), max_tokens=48) for item in asked]
     answers = [completion.text for completion in model.engine.generate(requests)]
     return [outcome.passed for outcome in grade(asked, answers)]
+
+
+def draw(logs: dict[str, Path]) -> None:
+    """Learning curves: loss of the supervised methods, share of right answers of those that sample as they learn."""
+    figure, axes = plt.subplots(1, len(logs), figsize=(2.6 * len(logs), 2.6), constrained_layout=True, squeeze=False)
+    for axis, (name, path) in zip(axes[0], logs.items(), strict=True):
+        lines = [line for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()) if "loss" in line]
+        key = CURVES.get(name)
+        values = [line["metrics"][key] if key else line["loss"] for line in lines]
+        axis.plot([line["step"] for line in lines], values, linewidth=0.6, alpha=0.5)
+        width = max(1, len(values) // 10)
+        means = [sum(values[i : i + width]) / width for i in range(len(values) - width + 1)]
+        axis.plot([line["step"] for line in lines[width - 1 :]], means, linewidth=1.6)
+        says = {"accuracy": "right pairs", "verified": "right answers", None: "loss"}[key]
+        axis.set(title=name, xlabel="step", ylabel=says)
+        axis.spines[["top", "right"]].set_visible(False)
+    FIGURE.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(FIGURE, dpi=130)
 
 
 def paired(before: list[bool], after: list[bool]) -> float:

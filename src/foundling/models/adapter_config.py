@@ -20,6 +20,9 @@ class AdapterConfig(Config):
     targets: tuple[str, ...] = option(
         (ALL_LINEAR,), "lora: layers by the end of their Hugging Face name (q_proj, ...), or all-linear", min_length=1
     )
+    base: Literal["as-is", "int4", "nf4"] = option(
+        "as-is", "lora: what the frozen linear layers are kept in (int4, nf4: QLoRA, a quarter of bf16's memory)"
+    )
     virtual_tokens: int = option(16, "prompt: how many learned vectors stand before the text", ge=1)
 
     @property

@@ -20,8 +20,12 @@ from foundling.core.rng import torch_generator
 from foundling.models.adapter_config import ALL_LINEAR, AdapterConfig
 from foundling.models.families import family_for
 from foundling.models.language_model import LanguageModel
-from foundling.models.quantized import QuantizedLinear
+from foundling.models.nf4 import NF4Linear
+from foundling.models.quantized import QuantizedLinear, Scheme, quantize_linear
 from foundling.models.tensor_rules import expand
+
+LINEAR = (nn.Linear, QuantizedLinear, NF4Linear)
+Frozen = nn.Linear | QuantizedLinear | NF4Linear
 
 
 class LoRALinear(nn.Module):
@@ -32,7 +36,7 @@ class LoRALinear(nn.Module):
         rank: A is (rank, in) and B (out, rank); B starts at zero, so that the layer starts as it was.
     """
 
-    def __init__(self, base: nn.Linear | QuantizedLinear, config: AdapterConfig, generator: torch.Generator) -> None:
+    def __init__(self, base: Frozen, config: AdapterConfig, generator: torch.Generator) -> None:
         super().__init__()
         self.base, self.scaling, self.dropout = base, config.scaling, config.dropout
         self.enabled = True
@@ -121,7 +125,9 @@ def attach(module: LanguageModel, config: AdapterConfig, seed: int) -> list[str]
     names = targeted(module, config.targets)
     for name in names:
         base = module.get_submodule(name)
-        assert isinstance(base, (nn.Linear, QuantizedLinear))
+        assert isinstance(base, LINEAR)
+        if isinstance(base, nn.Linear) and config.base != "as-is":
+            base = NF4Linear(base) if config.base == "nf4" else quantize_linear(base, Scheme(bits=4))
         module.set_submodule(name, LoRALinear(base, config, torch_generator(seed, "lora", name)))
     return names
 
@@ -148,7 +154,7 @@ def targeted(module: LanguageModel, targets: tuple[str, ...]) -> list[str]:
 
 def hugging_face_layers(module: LanguageModel) -> dict[str, str]:
     """Our name of every linear layer that is one layer there too -> its Hugging Face name."""
-    linear = [name for name, part in module.named_modules() if isinstance(part, (nn.Linear, QuantizedLinear))]
+    linear = [name for name, part in module.named_modules() if isinstance(part, LINEAR)]
     state = {name.replace(".base.", "."): None for name in module.state_dict() if ".lora_" not in name}
     names = {name for name in state if not name.endswith((".magnitude", ".prompt"))}
     found = {}
@@ -177,7 +183,7 @@ def disabled(module: nn.Module) -> Iterator[None]:
 
 
 def merge(module: LanguageModel) -> None:
-    """Replace every adapted layer by a plain one that computes the same, in place.
+    """Replace every adapted layer by a plain one that computes the same within rounding (checked), in place.
 
     Raises:
         FoundlingError: a learned prompt is no weight of the model and cannot be merged.
@@ -187,11 +193,46 @@ def merge(module: LanguageModel) -> None:
             "a learned prompt cannot be merged into the weights", fix="Use the adapter beside its base"
         )
     for name, layer in adapter_layers(module).items():
-        bias = layer.base.bias
-        plain = nn.Linear(layer.base.in_features, layer.base.out_features, bias is not None, device="meta")
-        plain.weight = nn.Parameter(layer.merged_weight(), requires_grad=False)
-        plain.register_parameter("bias", bias)
+        plain = _plain(layer)
+        _require_same(layer, plain, name)
         module.set_submodule(name, plain)
+
+
+@contextlib.contextmanager
+def merged(module: LanguageModel) -> Iterator[None]:
+    """The same model in plain layers while the block runs: generation takes many small steps, and is faster on these.
+
+    They cost one copy of the adapted layers. Without LoRA nothing is done.
+    """
+    layers = adapter_layers(module)
+    for name, layer in layers.items():
+        module.set_submodule(name, _plain(layer))
+    try:
+        yield
+    finally:
+        for name, layer in layers.items():
+            module.set_submodule(name, layer)
+
+
+def _plain(layer: LoRALinear) -> nn.Linear:
+    bias = layer.base.bias
+    plain = nn.Linear(layer.base.in_features, layer.base.out_features, bias is not None, device="meta")
+    plain.weight = nn.Parameter(layer.merged_weight(), requires_grad=False)
+    plain.register_parameter("bias", bias)
+    return plain
+
+
+def _require_same(layer: LoRALinear, plain: nn.Linear, name: str) -> None:
+    """Both layers on one random input, apart by no more than rounding: eps · (|W| |x| + |B| |A| |x|), a few times."""
+    dtype = plain.weight.dtype
+    x = torch.randn(1, plain.in_features, generator=torch.Generator().manual_seed(0)).to(plain.weight.device, dtype)
+    training, layer.training = layer.training, False
+    with torch.no_grad():
+        difference = (layer(x) - plain(x)).float().abs()
+        inner = layer.lora_B.float().abs() @ (layer.lora_A.float().abs() @ x[0].float().abs())
+        size = plain.weight.float().abs() @ x[0].float().abs() + layer.scaling * inner
+    layer.training = training
+    assert bool((difference <= 8 * torch.finfo(dtype).eps * size + 1e-6).all()), f"merging {name} changed the model"
 
 
 def detach(module: LanguageModel) -> None:

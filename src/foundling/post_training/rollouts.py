@@ -11,6 +11,7 @@ from torch import Tensor
 
 from foundling.core.rng import numpy_rng, seed_for
 from foundling.inference.engine import BLOCK_SIZE, Completion, Engine, Request, SamplingParams
+from foundling.models.adapters import merged
 from foundling.models.language_model import LanguageModel
 from foundling.post_training.config import ReinforceConfig
 from foundling.post_training.rewards import Prompted, Score, judge
@@ -78,9 +79,11 @@ class Rollouts:
         module = self.engine.module
         training = module.training
         module.eval()
-        self.engine.weights_changed()
         requests = [self._request(prompt, number) for prompt in prompts]
-        done = self.engine.generate(requests)
+        with merged(module):
+            self.engine.weights_changed()
+            done = self.engine.generate(requests)
+        self.engine.weights_changed()  # let go of the merged weights
         module.train(training)
         repeated = [prompt for prompt in prompts for _ in range(self.config.samples)]
         judged = judge(repeated, [completion.text for completion in done], self.config, self.score)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import peft
 import pytest
 import torch
+from scipy.stats import norm
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from foundling.core.errors import FoundlingError
+from foundling.models import nf4
 from foundling.models.adapter_config import AdapterConfig
 from foundling.models.adapter_files import load_adapter, save_adapter
-from foundling.models.adapters import adapter_layers, attach, disabled, merge
+from foundling.models.adapters import adapter_layers, attach, disabled, merge, merged
 from foundling.models.checkpoint import load_module
 from foundling.models.quantized import Scheme
 from foundling.models.rounding import quantize_module
@@ -123,19 +126,44 @@ def test_disabling_gives_the_base_back(base: Path) -> None:
     assert not torch.allclose(module(TOKENS), before, atol=0.1)
 
 
-def test_qlora_trains_beside_quantized_weights(base: Path) -> None:
-    """Guards gradients through 4-bit layers: they reach every adapter and no code."""
+@pytest.mark.parametrize("kept", ["as-is", "int4", "nf4"])
+def test_qlora_trains_beside_quantized_weights(base: Path, kept: Literal["as-is", "int4", "nf4"]) -> None:
+    """Guards gradients through 4-bit layers: they reach every adapter and no code; and merging into what they held."""
     module = load_module(base)
-    quantize_module(module, Scheme(bits=4, group_size=32))
-    quantized = module(TOKENS)
-    attach(module, AdapterConfig(rank=2), seed=1)
-    torch.testing.assert_close(module(TOKENS), quantized)
+    exact = module(TOKENS)
+    if kept == "as-is":
+        quantize_module(module, Scheme(bits=4, group_size=32))
+    attach(module, AdapterConfig(rank=2, base=kept), seed=1)
+    assert 1e-3 < float((module(TOKENS) - exact).detach().abs().mean()) < 0.2
     module(TOKENS).logsumexp(-1).sum().backward()
     assert all(layer.lora_B.grad is not None for layer in adapter_layers(module).values())
     assert sorted({n.rpartition(".")[2] for n, p in module.named_parameters() if p.requires_grad}) == [
         "lora_A",
         "lora_B",
     ]
+    for layer in adapter_layers(module).values():
+        torch.nn.init.normal_(layer.lora_B, std=0.1)
+    adapted = module(TOKENS)
+    with merged(module):
+        assert not adapter_layers(module)
+        torch.testing.assert_close(module(TOKENS), adapted, atol=1e-5, rtol=1e-5)
+    assert adapter_layers(module)
+
+
+def test_nf4_is_the_papers_code() -> None:
+    """Guards the sixteen values (QLoRA, appendix E: quantiles of a normal distribution) and the nearest of them."""
+    offset = 0.9677083
+    high = norm.ppf(np.linspace(offset, 0.5, 9)[:-1])
+    low = -norm.ppf(np.linspace(offset, 0.5, 8)[:-1])
+    values = np.sort(np.concatenate([low, [0.0], high]))
+    np.testing.assert_allclose(nf4.CODE, values / values.max(), atol=1e-6)
+    weight = torch.randn(7, 30, generator=torch.Generator().manual_seed(0))  # 210 weights: the last block is short
+    packed, scale = nf4.quantize(weight)
+    assert packed.numel() == 128 and scale.shape == (4,)
+    found = nf4.dequantize(packed, scale, (7, 30)).flatten()
+    scales = scale.repeat_interleave(64)[:210]
+    nearest = (weight.flatten()[:, None] / scales[:, None] - torch.tensor(nf4.CODE)).abs().argmin(1)
+    torch.testing.assert_close(found, torch.tensor(nf4.CODE)[nearest] * scales)
 
 
 def test_mistakes_are_named(base: Path, tmp_path: Path) -> None:
