@@ -7,10 +7,10 @@
 
 Both get the same directory (SmolLM2-135M's architecture, random weights: speed does not depend on them), the same
 texts of 256 tokens, batch 4, rank 8 on all linear layers, AdamW, bf16. DPO's reference is counted for both: trl
-computes it in every step, we once before the first, and each of our steps bears its share. Each side runs in a process of its own, in turn;
-the first step (compilation, allocation) is not counted. The last lines say how far ours is from the matrix rate.
-Rollouts: 16 prompts of 64 tokens, 4 answers each of exactly 64 sampled tokens, with a LoRA adapter on; ours from the
-fp32 weights that are trained, transformers' in bf16, which is faster for it than fp32 (adapter merged for both).
+computes it in every step, we once before the first, and each of our steps bears its share. Each side runs in a process
+of its own, in turn; the first step (compilation, allocation) is not counted. The last lines say how far ours is from
+the matrix rate. Rollouts: 16 prompts of 64 tokens, 4 answers each of exactly 64 sampled tokens, with a LoRA adapter on;
+ours from the fp32 weights that are trained, transformers' in bf16, which is faster for it than fp32.
 """
 
 from __future__ import annotations
