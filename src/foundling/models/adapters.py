@@ -20,12 +20,9 @@ from foundling.core.rng import torch_generator
 from foundling.models.adapter_config import ALL_LINEAR, AdapterConfig
 from foundling.models.families import family_for
 from foundling.models.language_model import LanguageModel
-from foundling.models.nf4 import NF4Linear
-from foundling.models.quantized import QuantizedLinear, Scheme, quantize_linear
+from foundling.models.quantized import QuantizedLinear, Scheme
+from foundling.models.rounding import quantize_linear
 from foundling.models.tensor_rules import expand
-
-LINEAR = (nn.Linear, QuantizedLinear, NF4Linear)
-Frozen = nn.Linear | QuantizedLinear | NF4Linear
 
 
 class LoRALinear(nn.Module):
@@ -36,7 +33,7 @@ class LoRALinear(nn.Module):
         rank: A is (rank, in) and B (out, rank); B starts at zero, so that the layer starts as it was.
     """
 
-    def __init__(self, base: Frozen, config: AdapterConfig, generator: torch.Generator) -> None:
+    def __init__(self, base: nn.Linear | QuantizedLinear, config: AdapterConfig, generator: torch.Generator) -> None:
         super().__init__()
         self.base, self.scaling, self.dropout = base, config.scaling, config.dropout
         self.enabled = True
@@ -46,7 +43,7 @@ class LoRALinear(nn.Module):
         self.lora_B = nn.Parameter(torch.zeros(base.out_features, config.rank))
         self.magnitude: nn.Parameter | None = None
         if config.method == "dora":
-            self.magnitude = nn.Parameter(base.weight.detach().float().norm(dim=1))
+            self.magnitude = nn.Parameter(self._frozen().norm(dim=1))
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in) -> (..., out)."""
@@ -64,17 +61,21 @@ class LoRALinear(nn.Module):
         return y + (scale - 1) * plain + scale * update * self.scaling
 
     def merged_weight(self) -> Tensor:
-        """W + s·BA, rescaled for DoRA: (out, in) in the base weight's dtype."""
-        weight = self.base.weight.detach().float() + self.scaling * (self.lora_B.float() @ self.lora_A.float())
+        """W + s·BA, rescaled for DoRA: (out, in) in the base weight's dtype, or in float32 if that is quantized."""
+        weight = self._frozen() + self.scaling * (self.lora_B.float() @ self.lora_A.float())
         if self.magnitude is not None:
             weight = weight * (self.magnitude.float() / weight.norm(dim=1))[:, None]
-        return weight.to(self.base.weight.dtype)
+        return weight if isinstance(self.base, QuantizedLinear) else weight.to(self.base.weight.dtype)
+
+    def _frozen(self) -> Tensor:
+        base = self.base
+        return base.dequantized(torch.float32) if isinstance(base, QuantizedLinear) else base.weight.detach().float()
 
     def row_scale(self) -> Tensor:
         """magnitude / ‖row of W + s·BA‖; the norm is constant to the gradient (DoRA, section 4.3)."""
         assert self.magnitude is not None
         update = self.lora_B.detach().float() @ self.lora_A.detach().float()
-        norm = (self.base.weight.detach().float() + self.scaling * update).norm(dim=1)
+        norm = (self._frozen() + self.scaling * update).norm(dim=1)
         return self.magnitude.float() / norm
 
 
@@ -125,9 +126,9 @@ def attach(module: LanguageModel, config: AdapterConfig, seed: int) -> list[str]
     names = targeted(module, config.targets)
     for name in names:
         base = module.get_submodule(name)
-        assert isinstance(base, LINEAR)
+        assert isinstance(base, (nn.Linear, QuantizedLinear))
         if isinstance(base, nn.Linear) and config.base != "as-is":
-            base = NF4Linear(base) if config.base == "nf4" else quantize_linear(base, Scheme(bits=4))
+            base = quantize_linear(base, _scheme(config.base, base.in_features))
         module.set_submodule(name, LoRALinear(base, config, torch_generator(seed, "lora", name)))
     return names
 
@@ -154,7 +155,7 @@ def targeted(module: LanguageModel, targets: tuple[str, ...]) -> list[str]:
 
 def hugging_face_layers(module: LanguageModel) -> dict[str, str]:
     """Our name of every linear layer that is one layer there too -> its Hugging Face name."""
-    linear = [name for name, part in module.named_modules() if isinstance(part, LINEAR)]
+    linear = [name for name, part in module.named_modules() if isinstance(part, (nn.Linear, QuantizedLinear))]
     state = {name.replace(".base.", "."): None for name in module.state_dict() if ".lora_" not in name}
     names = {name for name in state if not name.endswith((".magnitude", ".prompt"))}
     found = {}
@@ -212,6 +213,13 @@ def merged(module: LanguageModel) -> Iterator[None]:
     finally:
         for name, layer in layers.items():
             module.set_submodule(name, layer)
+
+
+def _scheme(base: str, in_features: int) -> Scheme:
+    """QLoRA's groups of 64 for nf4, of 32 for int4, or the largest smaller power of two that divides the inputs."""
+    if base == "nf4":
+        return Scheme(numbers="nf4", group_size=math.gcd(64, in_features))
+    return Scheme(bits=4, group_size=math.gcd(32, in_features))
 
 
 def _plain(layer: LoRALinear) -> nn.Linear:

@@ -5,15 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import peft
 import pytest
 import torch
-from scipy.stats import norm
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from foundling.core.errors import FoundlingError
-from foundling.models import nf4
 from foundling.models.adapter_config import AdapterConfig
 from foundling.models.adapter_files import load_adapter, save_adapter
 from foundling.models.adapters import adapter_layers, attach, disabled, merge, merged
@@ -148,22 +145,6 @@ def test_qlora_trains_beside_quantized_weights(base: Path, kept: Literal["as-is"
         assert not adapter_layers(module)
         torch.testing.assert_close(module(TOKENS), adapted, atol=1e-5, rtol=1e-5)
     assert adapter_layers(module)
-
-
-def test_nf4_is_the_papers_code() -> None:
-    """Guards the sixteen values (QLoRA, appendix E: quantiles of a normal distribution) and the nearest of them."""
-    offset = 0.9677083
-    high = norm.ppf(np.linspace(offset, 0.5, 9)[:-1])
-    low = -norm.ppf(np.linspace(offset, 0.5, 8)[:-1])
-    values = np.sort(np.concatenate([low, [0.0], high]))
-    np.testing.assert_allclose(nf4.CODE, values / values.max(), atol=1e-6)
-    weight = torch.randn(7, 30, generator=torch.Generator().manual_seed(0))  # 210 weights: the last block is short
-    packed, scale = nf4.quantize(weight)
-    assert packed.numel() == 128 and scale.shape == (4,)
-    found = nf4.dequantize(packed, scale, (7, 30)).flatten()
-    scales = scale.repeat_interleave(64)[:210]
-    nearest = (weight.flatten()[:, None] / scales[:, None] - torch.tensor(nf4.CODE)).abs().argmin(1)
-    torch.testing.assert_close(found, torch.tensor(nf4.CODE)[nearest] * scales)
 
 
 def test_mistakes_are_named(base: Path, tmp_path: Path) -> None:
