@@ -150,6 +150,15 @@ STAGES: dict[str, Stage] = {
             "foundling.studies.probes.run:probe_architectures",
         ),
         Stage(
+            "scale",
+            "report",
+            1,
+            "Fit scaling laws to a ladder of models.",
+            "foundling.studies.config:ScaleConfig",
+            "foundling.studies.scale:scale",
+            {"*": Port(("model",), "the models of the ladder")},
+        ),
+        Stage(
             "report",
             "report",
             1,

@@ -1,4 +1,4 @@
-"""Verbs about a whole life: run, plan, init."""
+"""Verbs about a whole life: run and init; `plan` with a recipe is `run --plan`."""
 
 from __future__ import annotations
 
@@ -71,18 +71,6 @@ def run(
         print(json_module.dumps({"life": loaded.name, "stages": found}))
     else:
         print_summary(loaded.name, artifacts, the_plan.seconds)
-
-
-def plan(
-    recipe: str = "quickstart",
-    *,
-    overrides: Overrides = None,
-    replan: bool = False,
-    store: StorePath = None,
-    json: bool = False,
-) -> None:
-    """What a recipe would cost on this machine, without running it."""
-    run(recipe, overrides=overrides, plan=True, replan=replan, store=store, json=json)
 
 
 def init(path: Path = Path("recipe.yaml"), *, like: str = "quickstart", force: bool = False) -> None:

@@ -20,7 +20,11 @@ STORE = "What there is"
 VERBS: dict[str, tuple[str, str, str]] = {
     # verb: (where, help, group)
     "run": ("foundling.cli.lives:run", "Run a recipe: raw text to a served, measured model.", LIFE),
-    "plan": ("foundling.cli.lives:plan", "What a recipe would cost on this machine, without running it.", LIFE),
+    "plan": (
+        "foundling.cli.planning:app",
+        "What a recipe, a run, a model or an answer will cost, before spending.",
+        LIFE,
+    ),
     "init": ("foundling.cli.lives:init", "Write a commented recipe to start from.", LIFE),
     "corpus": ("foundling.cli.stages:corpus", "Read, filter, deduplicate and split documents.", STAGE),
     "tokenizer": ("foundling.cli.stages:tokenizer", "Train a tokenizer.", STAGE),
@@ -38,6 +42,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
         STUDY,
     ),
     "probe-architectures": ("foundling.cli.stages:probe_architectures", "The papers' probing tasks, trained.", STUDY),
+    "scale": ("foundling.cli.scale:scale", "Train a ladder of small models, fit scaling laws, extrapolate.", STUDY),
     "adapt": (
         "foundling.cli.use:adapt",
         "The cheapest road from a model to a task: prompt, retrieval, LoRA, full.",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 def human_bytes(n: float) -> str:
     """1536 -> '1.54 KB': powers of 1000, as disks and model cards count."""
@@ -39,3 +41,17 @@ def _scaled(n: float, suffixes: tuple[str, ...], space: str) -> str:
         index += 1
     number = f"{value:.0f}" if index == 0 or abs(value) >= 99.5 else f"{value:.3g}"
     return f"{number}{space if suffixes[index] else ''}{suffixes[index]}"
+
+
+def parse_count(text: str | float) -> float:
+    """'7B' -> 7e9, '1.4T' -> 1.4e12, '3.14e23' and plain numbers too: what `human_count` writes.
+
+    Raises:
+        ValueError: not a finite number with one of the suffixes K, M, B, T.
+    """
+    number = str(text).strip().replace("_", "").replace(",", "")
+    scale = {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}.get(number[-1:].upper(), 1.0)
+    value = float(number if scale == 1.0 else number[:-1]) * scale
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is not a finite number")
+    return value

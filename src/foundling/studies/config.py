@@ -47,3 +47,12 @@ class ProbesConfig(Config):
     learning_rate: float = option(2e-3, "AdamW's peak rate", gt=0)
     matrix_learning_rate: float = option(0.01, "Muon's peak rate", gt=0)
     test_rows: int = option(512, "rows of fresh data that are scored", ge=1)
+
+
+class ScaleConfig(Config):
+    """The last stage of `scale`: a law fitted to the models of a ladder, and checked on those held out."""
+
+    held_out: tuple[str, ...] = option((), "input ports whose models are predicted, not fitted")
+    loss: str = option("validation_bits_per_byte", "metric of the models that is the loss")
+    bootstraps: int = option(400, "resamplings behind each interval", ge=20)
+    seed: int = option(0, "of the resampling", ge=0)

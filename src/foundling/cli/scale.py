@@ -1,0 +1,144 @@
+"""`foundling scale`: a ladder of small models through the pipeline, then laws fitted to what they reached."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from foundling.cli.lives import StorePath, print_plan
+from foundling.core import hardware, progress
+from foundling.core.artifacts import Artifact, Store
+from foundling.core.errors import FoundlingError, nearest
+from foundling.core.stages import Node
+from foundling.core.units import human_count, parse_count
+from foundling.models.presets import names, preset
+from foundling.pipeline import announce, open_life, resolve, run_life
+from foundling.planning.answer import whole
+from foundling.planning.estimate import plan_life
+from foundling.recipes.recipe import Recipe, check_recipe
+
+SIZES = ("foundling-25k", "foundling-50k", "foundling-100k", "foundling-150k", "foundling-200k")
+Many = Parameter(consume_multiple=True, negative="")
+
+
+def scale(
+    *,
+    data: Annotated[list[str] | None, Many] = None,
+    sizes: Annotated[list[str] | None, Many] = None,
+    tokens: Annotated[list[str] | None, Many] = None,
+    budgets: Annotated[list[str] | None, Many] = None,
+    held_out: str | None = "foundling-1m",
+    vocab_size: int = 1024,
+    context: int = 256,
+    batch_size: int = 8,
+    max_bytes: float = 20e6,
+    seed: int = 0,
+    name: str = "scale",
+    store: StorePath = None,
+    json: bool = False,
+) -> None:
+    """Train a ladder of small models, fit scaling laws to it, extrapolate, and check on a larger model.
+
+    Every model is an artifact: a second ladder trains only what the first did not.
+
+    Args:
+        data: text to train on (default: the text that is installed with Python).
+        sizes: presets of the ladder, five or more (default: foundling-25k to foundling-200k).
+        tokens: every size is trained on each of these amounts (default: 500K 1M 2M).
+        budgets: FLOPs, in place of --tokens: every size is trained at each, on C / 6N tokens.
+        held_out: a larger preset that is predicted, then trained on the most tokens; "" for none.
+        vocab_size: of the ladder's tokenizer.
+        context: tokens in a row.
+        batch_size: rows in a step.
+        max_bytes: of the corpus.
+        name: the life's name.
+    """
+    home = Store(store)
+    progress.set_quiet(json)
+    shape = {"context": context, "batch_size": batch_size, "vocab_size": vocab_size}
+    recipe = ladder(data, sizes or SIZES, tokens, budgets, held_out or None, shape, max_bytes, seed, name)
+    the_plan = plan_life(recipe.name, resolve(recipe, home), home, hardware.remembered(home.root / "machine.json"))
+    if not json:
+        print_plan(the_plan)
+    the_plan.refuse_if_too_large()
+    made: list[Artifact] = []
+
+    def done(node: Node, artifact: Artifact, reused: bool) -> None:
+        made.append(artifact)
+        announce(node, artifact, reused)
+
+    run_life(recipe, home, open_life(recipe, home), done)
+    report = made[-1].path
+    if json:
+        print((report / "results.json").read_text(encoding="utf-8"))
+    else:
+        print((report / "report.md").read_text(encoding="utf-8"))
+        print(
+            f"{report / 'scaling.png'}\n{report / 'law.json'}: foundling plan optimal FLOPS --law {report / 'law.json'}"
+        )
+
+
+def ladder(
+    data: list[str] | None,
+    sizes: list[str] | tuple[str, ...],
+    tokens: list[str] | None,
+    budgets: list[str] | None,
+    held_out: str | None,
+    shape: dict[str, int],
+    max_bytes: float,
+    seed: int,
+    name: str,
+) -> Recipe:
+    """The recipe of a ladder: one corpus, one model for each size and amount of text, and the fit.
+
+    Raises:
+        FoundlingError: unknown or too few sizes, both tokens and budgets, or amounts that are no numbers.
+    """
+    unknown = next((size for size in [*sizes, *([held_out] if held_out else [])] if size not in names()), None)
+    if unknown is not None:
+        raise FoundlingError(f"no preset named {unknown!r}", "see `foundling models`", nearest(unknown, names()))
+    if len(set(sizes)) < 5:
+        raise FoundlingError(f"a ladder of {len(set(sizes))} sizes is too short", "five or more were expected")
+    if tokens and budgets:
+        raise FoundlingError("both --tokens and --budgets are given", "one of them says how long each size is trained")
+    amounts = [_amount(text) for text in budgets or tokens or ("500K", "1M", "2M")]
+    per_step = shape["context"] * shape["batch_size"]
+    source: dict[str, Any] = (
+        {"data": data} if data else {"data": ["installed-python"], "validation_source": "standard-library"}
+    )
+    stages: dict[str, Any] = {
+        "corpus": {"stage": "corpus", **source, "max_bytes": round(max_bytes)},
+        "tokenizer": {"stage": "tokenizer", "inputs": {"corpus": "corpus"}, "vocab_size": shape["vocab_size"]},
+        "tokens": {"stage": "tokenize", "inputs": {"corpus": "corpus", "tokenizer": "tokenizer"}},
+    }
+    runs: dict[str, tuple[str, float]] = {}
+    for size in sizes:
+        n = preset(size, vocab_size=shape["vocab_size"]).n_parameters()
+        for amount in amounts:
+            count = amount / (6 * n) if budgets else amount
+            runs[f"{size}-{human_count(count)}"] = (size, count)
+    checked = f"{held_out}-held-out"
+    if held_out:
+        runs[checked] = (held_out, max(count for _, count in runs.values()))
+    for run, (size, count) in runs.items():
+        own: dict[str, Any] = {
+            "context": shape["context"],
+            "batch_size": shape["batch_size"],
+            "validation_tokens": 60_000,
+        }
+        own |= {"preset": size, "steps": whole("steps", max(1, round(count / per_step))), "prompts": []}
+        stages[run] = {"stage": "pretrain", "inputs": {"tokens": "tokens"}, **own}
+    held = [checked] if held_out else []
+    stages["scale"] = {"stage": "scale", "inputs": {run: run for run in runs}, "held_out": held, "seed": seed}
+    return check_recipe({"name": name, "seed": seed, "stages": stages}, name)
+
+
+def _amount(text: str) -> float:
+    try:
+        value = parse_count(text)
+    except ValueError:
+        value = 0.0
+    if value <= 0:
+        raise FoundlingError(f"{text!r} is not an amount", "a number above zero was expected: 500K, 2M, 1e12")
+    return value
