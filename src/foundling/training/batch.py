@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -39,15 +40,7 @@ class Batch:
 
     def slice(self, start: int, stop: int) -> Batch:
         """Rows [start, stop)."""
-        return replace(
-            self,
-            tokens=self.tokens[start:stop],
-            targets=self.targets[start:stop],
-            loss_mask=self.loss_mask[start:stop],
-            segments=None if self.segments is None else self.segments[start:stop],
-            extra={name: value[start:stop] for name, value in self.extra.items()},
-            sources=self.sources[start:stop],
-        )
+        return replace(self._mapped(lambda x: x[start:stop]), sources=self.sources[start:stop])
 
     def split(self, micro_batch: int) -> list[Batch]:
         """Parts of at most `micro_batch` rows, in order; 0: the whole batch as one part."""
@@ -56,13 +49,18 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
-        if self.tokens.device == device:
-            return self
+        return self if self.tokens.device == device else self._mapped(lambda x: x.to(device, non_blocking=True))
+
+    def pinned(self) -> Batch:
+        """The same batch in memory from which a GPU can copy while it computes."""
+        return self._mapped(Tensor.pin_memory)
+
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> Batch:
         return replace(
             self,
-            tokens=self.tokens.to(device, non_blocking=True),
-            targets=self.targets.to(device, non_blocking=True),
-            loss_mask=self.loss_mask.to(device, non_blocking=True),
-            segments=None if self.segments is None else self.segments.to(device, non_blocking=True),
-            extra={name: value.to(device, non_blocking=True) for name, value in self.extra.items()},
+            tokens=change(self.tokens),
+            targets=change(self.targets),
+            loss_mask=change(self.loss_mask),
+            segments=None if self.segments is None else change(self.segments),
+            extra={name: change(value) for name, value in self.extra.items()},
         )

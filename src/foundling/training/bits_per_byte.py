@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from itertools import pairwise
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -12,10 +13,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from foundling.training.batch import Batch
-from foundling.training.loss import next_token_loss
+from foundling.training.loss import cross_entropy_sum
 from foundling.training.token_files import TokenSplit
 
 ROWS = 16
+PLACES = (0, 16, 64, 256, 1024, 4096, 16384)  # where the buckets of places in a row begin
 
 
 class HeldOut:
@@ -44,13 +46,25 @@ class HeldOut:
         return (self.split.document(index) for index in range(self.documents))
 
     def score(self, module: nn.Module) -> dict[str, float]:
-        """`nats_per_token` and `bits_per_byte` of the module on these documents."""
-        nats = 0.0
+        """`bits_per_byte` and `nats_per_token` of the module on these documents, and the latter by place in the row.
+
+        A model that uses its context predicts later tokens better: `nats_per_token_from_64` is of places 64 to 255.
+        """
+        bounds = [start for start in PLACES if start < self.context]
+        nats, counts = dict.fromkeys(bounds, 0.0), dict.fromkeys(bounds, 0.0)
         for first in range(0, len(self.rows), ROWS):
-            nats += float(next_token_loss(module, self._batch(self.rows[first : first + ROWS])).total)
+            batch = self._batch(self.rows[first : first + ROWS])
+            hidden = cast(Any, module).hidden(batch.tokens)  # (rows, time, dim)
+            for start, end in pairwise([*bounds, self.context]):
+                part = slice(start, end)
+                mask = batch.loss_mask[:, part]
+                nats[start] += float(cross_entropy_sum(hidden[:, part], module, batch.targets[:, part], mask))
+                counts[start] += float(mask.sum())
+        total = sum(nats.values())
         return {
-            "nats_per_token": nats / max(self.tokens, 1),
-            "bits_per_byte": nats / math.log(2) / max(self.bytes, 1),
+            "bits_per_byte": total / math.log(2) / max(self.bytes, 1),
+            "nats_per_token": total / max(self.tokens, 1),
+            **{f"nats_per_token_from_{start}": nats[start] / counts[start] for start in bounds if counts[start]},
         }
 
     def _batch(self, rows: list[tuple[int, int]]) -> Batch:

@@ -11,9 +11,11 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -56,6 +58,58 @@ def save(scratch: Path, step: int, weights: Tensors, optimizer: Tensors, state: 
     for older in _all(scratch)[:-1]:
         shutil.rmtree(older, ignore_errors=True)
     return target
+
+
+class Saver:
+    """Writes checkpoints of one run, if need be while training goes on: then from a copy, since the weights move."""
+
+    def __init__(self, scratch: Path) -> None:
+        self.scratch = scratch
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[Path] | None = None
+
+    def save(self, step: int, weights: Tensors, optimizer: Tensors, state: dict[str, Any], *, wait: bool) -> None:
+        """`checkpoint.save`; without `wait` it returns when the tensors are copied, after the one before is written.
+
+        Raises:
+            FoundlingError: the disk is full, now or at the checkpoint before.
+        """
+        self.finish()
+        if wait:
+            save(self.scratch, step, weights, optimizer, state)
+            return
+        told = json.loads(json.dumps(state))
+        self._pending = self._thread.submit(save, self.scratch, step, _copied(weights), _copied(optimizer), told)
+
+    def finish(self) -> None:
+        """Wait for what is being written. Raises FoundlingError if the disk is full."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+
+def _copied(tensors: Tensors) -> Tensors:
+    return {name: value.to("cpu", copy=True) for name, value in tensors.items()}
+
+
+class Snapshot:
+    """The trained weights of now, to go back to."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._kept = [(p, p.detach().clone()) for p in module.parameters() if p.requires_grad]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put them back in place."""
+        for parameter, value in self._kept:
+            parameter.copy_(value)
+
+
+def save_weights(file: Path, weights: Tensors) -> None:
+    """A file of `trained_weights`, whole or absent."""
+    draft = file.with_suffix(".part")
+    save_file({name: value.contiguous() for name, value in weights.items()}, draft)
+    draft.replace(file)
 
 
 def load_weights(file: Path, module: nn.Module) -> None:

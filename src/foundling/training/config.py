@@ -35,12 +35,20 @@ class TrainingConfig(Config):
     beta2: float = option(0.95, "AdamW: decay of the mean squared gradient", ge=0, lt=1)
     momentum: float = option(0.95, "Muon and SGD: decay of the momentum", ge=0, lt=1)
     clip: float = option(1.0, "largest norm of the gradient; 0: do not clip", ge=0)
+    dropout: float = option(0.0, "share of each branch's output left out in training", ge=0, lt=1)
+    base_width: int = option(
+        0, "width at which the rates were found: they are carried over to the model's (muP); 0: taken as they are", ge=0
+    )
+    find_rates: int = option(
+        0, "steps of a sweep that first finds one factor for all rates (at least 20); 0: take them as they are", ge=0
+    )
 
     schedule: ScheduleName = option("wsd", "shape of the learning rate over the steps")
     warmup: float = option(0.02, "part of the steps in which the rate rises from zero", ge=0, lt=1)
     decay: float = option(0.4, "wsd: part of the steps in which the rate falls", gt=0, le=1)
     final_rate: float = option(0.0, "rate at the last step, relative to the peak", ge=0, le=1)
 
+    keep_best: bool = option(False, "the result is the weights of the best evaluation instead of the last step's")
     average: float = option(
         0.0, "decay of a running average of the weights, which is then the result; 0: none", ge=0, lt=1
     )
@@ -50,12 +58,15 @@ class TrainingConfig(Config):
 
     precision: Precision = option("bf16", "of the forward and backward pass; weights and sums are always kept in fp32")
 
+    compile: bool = option(False, "compile the blocks with torch.compile: minutes at first, then faster steps")
+
     recompute: Recompute = option("none", "blocks recomputed in the backward pass to save memory", affects_result=False)
     shard: int = option(1, "processes that share one copy of the weights (FSDP2); 0: all", affects_result=False, ge=0)
     tensor: int = option(1, "processes that share each matrix (tensor parallel)", affects_result=False, ge=1)
 
     checkpoint_every_s: float = option(60.0, "seconds between checkpoints", affects_result=False, gt=0)
     checkpoint_every: int = option(0, "steps between checkpoints; 0: by time only", affects_result=False, ge=0)
+    tensorboard: str = option("", "folder for TensorBoard's event files; empty: none", affects_result=False)
     evaluate_every: int = option(0, "steps between evaluations; 0: at the end only", affects_result=False, ge=0)
     sample_every: int = option(0, "steps between sample generations; 0: at the end only", affects_result=False, ge=0)
     diagnose_every: int = option(0, "steps between logs of update ratios and weights", affects_result=False, ge=0)
@@ -65,6 +76,14 @@ class TrainingConfig(Config):
     def _rewind_needs_fixed_checkpoints(self) -> TrainingConfig:
         if self.rewind_on_spike and not self.checkpoint_every:
             raise ValueError("rewind_on_spike needs checkpoint_every: by time, the result would depend on the clock")
+        return self
+
+    @model_validator(mode="after")
+    def _best_needs_evaluations(self) -> TrainingConfig:
+        if self.keep_best and not self.evaluate_every:
+            raise ValueError("keep_best needs evaluate_every: there is nothing to choose from with one evaluation")
+        if 0 < self.find_rates < 20:
+            raise ValueError(f"find_rates is {self.find_rates}: a sweep needs at least 20 steps (60 is usual)")
         return self
 
     @model_validator(mode="after")
@@ -79,6 +98,7 @@ class PretrainConfig(TrainingConfig):
 
     learning_rate: float = option(0.015, "peak rate of AdamW: vectors, embeddings, head", gt=0, le=MAX_RATE)
     preset: str = option("foundling-3m", "architecture and size, see `foundling models`; ignored with a base model")
+    untie: bool = option(False, "give the head a matrix of its own where the preset uses the embedding's")
     objective: ObjectiveName = option("causal", "what is learnt from the text")
     document_mask: bool = option(False, "causal: tokens attend only within their own document")
     z_loss: float = option(0.0, "weight of log²Z, which keeps logits from drifting (1e-4 is usual)", ge=0)
@@ -86,7 +106,14 @@ class PretrainConfig(TrainingConfig):
     mask_rate: float = option(0.3, "masked: share of tokens that are predicted", gt=0, lt=1)
     whole_words: bool = option(False, "masked: hide whole words instead of tokens")
     processes: int = option(1, "processes on this machine that train together", affects_result=False, ge=1)
+    keep_every: int = option(0, "steps between models kept in the artifact's checkpoints/ folder; 0: none", ge=0)
     validation_tokens: int = option(200_000, "tokens of the validation split that are scored", ge=1)
     prompts: tuple[str, ...] = option(
         ("def ", "import os\n", "class Stack:\n"), "prompts of the sample generations", affects_result=False
     )
+
+    @model_validator(mode="after")
+    def _keep_alone(self) -> PretrainConfig:
+        if self.keep_every and self.processes > 1:
+            raise ValueError("keep_every works with one process: several each have only a part of the weights")
+        return self

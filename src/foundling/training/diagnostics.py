@@ -1,12 +1,17 @@
-"""What people look at to trust a run: how far each group of weights moves in a step, and how large it is."""
+"""What people look at to trust a run: how far each group of weights moves in a step, and how large everything is."""
 
 from __future__ import annotations
 
 import re
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from foundling.models.context import Context
+from foundling.models.language_model import LanguageModel
+from foundling.models.layers.block import Block
+from foundling.training.batch import Batch
 from foundling.training.world import local
 
 NUMBER = re.compile(r"\.\d+\.")
@@ -44,3 +49,30 @@ class Movement:
             "update_ratio": {g: (moved[g] / max(length[g], 1e-24)) ** 0.5 for g in moved},
             "rms": {g: (length[g] / max(count[g], 1)) ** 0.5 for g in moved},
         }
+
+
+@torch.no_grad()
+def scales(module: nn.Module, batch: Batch) -> dict[str, Any]:
+    """How large the activations and the logits are on the batch's first row.
+
+    `activations`: the root mean square of each block's output, in order. `logits`: theirs, and the largest. Other
+    modules than language models have neither.
+    """
+    if not isinstance(module, LanguageModel) or module.config.head.kind not in ("lm", "mlm"):
+        return {}
+    seen: dict[str, float] = {}
+    handles = [
+        block.register_forward_hook(lambda _, __, x, name=name: seen.update({name: _rms(x)}))
+        for name, block in module.named_modules()
+        if isinstance(block, Block)
+    ]
+    row = batch.slice(0, 1)
+    ctx = Context.packed(row.segments) if row.segments is not None else None
+    logits = module.head(cast(Any, module).hidden(row.tokens, ctx))
+    for handle in handles:
+        handle.remove()
+    return {"activations": seen, "logits": {"rms": _rms(logits), "largest": float(logits.abs().max())}}
+
+
+def _rms(x: Tensor) -> float:
+    return float(x.float().square().mean().sqrt())

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from foundling.core import hardware
-from foundling.training.config import Precision
+from foundling.core.errors import FoundlingError
+from foundling.training.config import TrainingConfig
 
 
 @dataclass
@@ -32,10 +34,11 @@ class Monitor:
         flops_per_token: of a training step, for MFU; 0: unknown.
     """
 
-    def __init__(self, log: Path, every: int, flops_per_token: float, precision: Precision) -> None:
-        self.log, self.every = log, every
+    def __init__(self, log: Path, config: TrainingConfig, flops_per_token: float) -> None:
+        self.log, self.every = log, config.log_every
         self.flops_per_token = flops_per_token
-        self.peak = hardware.measure().matmul(precision) if flops_per_token else 0.0
+        self.peak = hardware.measure().matmul(config.precision) if flops_per_token else 0.0
+        self.events = _event_writer(Path(config.tensorboard)) if config.tensorboard else None
         self.tokens = 0
         self.busy_s = 0.0
         self._losses: list[float] = []
@@ -72,6 +75,10 @@ class Monitor:
         """Append one line."""
         with self.log.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"kind": kind} | numbers, ensure_ascii=False) + "\n")
+        if self.events is not None:
+            for name, value in _scalars(numbers):
+                self.events.add_scalar(f"{kind}/{name}", value, numbers["step"])
+            self.events.flush()
 
     def speed(self) -> float:
         """Tokens a second of training, over the whole run."""
@@ -80,3 +87,20 @@ class Monitor:
     def mfu(self, tokens_per_s: float) -> float | None:
         """Model FLOPs utilisation: the model's own FLOPs a second over the measured matrix rate (PaLM, appendix B)."""
         return round(tokens_per_s * self.flops_per_token / self.peak, 4) if self.peak else None
+
+
+def _event_writer(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        what = "tensorboard: the package is not installed"
+        raise FoundlingError(what, fix="pip install tensorboard, or leave the option out") from error
+    return SummaryWriter(str(folder))
+
+
+def _scalars(numbers: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    for name, value in numbers.items():
+        if isinstance(value, dict):
+            yield from _scalars(value, f"{prefix}{name}/")
+        elif isinstance(value, (int, float)) and name != "step":
+            yield f"{prefix}{name}", float(value)

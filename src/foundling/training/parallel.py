@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from foundling.core.errors import FoundlingError
 from foundling.models.config import AttentionConfig, MLPConfig
 from foundling.training.config import TrainingConfig
+from foundling.training.dropout import add_dropout
 from foundling.training.world import World
 
 COLUMNS = ("mixer.q_proj", "mixer.k_proj", "mixer.v_proj", "ffn.gate", "ffn.up")  # split by output: whole heads
@@ -24,11 +25,13 @@ PER_HEAD = ("q_norm", "k_norm")  # shared by all heads, of which each slice has 
 
 
 def parallelize(module: nn.Module, world: World, config: TrainingConfig) -> None:
-    """Give every process the same weights, then slice, recompute and shard a LanguageModel in place.
+    """Give every process the same weights, then slice, recompute, compile and shard a LanguageModel in place.
 
     Raises:
         FoundlingError: the heads or the feed-forward width cannot be divided among the tensor slices.
     """
+    if config.dropout:
+        add_dropout(module, config.dropout)
     if world.size > 1:
         for parameter in module.parameters():
             dist.broadcast(parameter.data, src=0)
@@ -36,6 +39,11 @@ def parallelize(module: nn.Module, world: World, config: TrainingConfig) -> None
         _slice_tensors(module, world)
     if config.recompute != "none":  # inside the shards: a block is gathered once for its recomputation and its gradient
         _recompute(module, every=1 if config.recompute == "all" else 2)
+    if (
+        config.compile
+    ):  # with the recomputation, so that both are one graph; block by block, so that one graph serves all
+        for block in cast(Any, module).blocks:
+            block.compile()
     if world.shards > 1:  # last: it gathers and frees whole blocks, with all that was applied to them
         _shard(module, world, config)
     if world.slices > 1:

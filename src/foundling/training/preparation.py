@@ -26,6 +26,7 @@ from foundling.training.objectives.choices import (
     with_special_tokens,
 )
 from foundling.training.token_files import TokenSplit
+from foundling.training.width import scale_head
 
 PROBE = (
     "def probe(x):\n    return 'Grüße, 世界' + str(x ** 2)  # 1234567890\n"  # two tokenizers that agree on it are one
@@ -69,8 +70,11 @@ def start(config: PretrainConfig, base: Path | None, of_tokens: Tokenizer, token
         shape = preset(config.preset, vocab_size=tokenizer.vocab_size, max_positions=positions)
         if config.objective in BOTH_WAYS:
             shape = seeing_both_ways(shape)
+        shape = shape.model_copy(update={"tie_embeddings": shape.tie_embeddings and not config.untie})
         ids = {"eos_token_id": tokenizer.eot_id, "pad_token_id": tokenizer.pad_id, "bos_token_id": tokenizer.bos_id}
-        return build(shape.model_copy(update=ids), config.seed)
+        module = build(shape.model_copy(update=ids), config.seed)
+        scale_head(module, config.base_width)
+        return module
     module = load_module(base)
     if Tokenizer.load(base).encode(PROBE) != of_tokens.encode(PROBE):
         what = "the tokens were made with another tokenizer than the base model's"

@@ -7,8 +7,11 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import cast
 
-from foundling.core.artifacts import Draft
+from torch import nn
+
+from foundling.core.artifacts import Artifact, Draft
 from foundling.core.stages import Inputs
 from foundling.corpus.baselines import compression_baselines
 from foundling.models.checkpoint import save_module
@@ -18,6 +21,7 @@ from foundling.training.config import PretrainConfig
 from foundling.training.launch import together
 from foundling.training.model_card import model_card
 from foundling.training.objectives.choices import special_tokens
+from foundling.training.prefetch import Prefetched
 from foundling.training.preparation import Preparation, prepare
 from foundling.training.trainer import Trainer, TrainingSummary
 
@@ -27,6 +31,7 @@ _CAPTIONS = {
 }
 SampleTexts = Callable[..., list[str]]  # (module, tokenizer, prompts)
 LOG = "training.log.jsonl"
+KEPT = "checkpoints"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
@@ -46,7 +51,7 @@ def build_pretrained(config: PretrainConfig, inputs: Inputs, draft: Draft, sampl
         where = (tokens.path, base.path if base else None, draft.scratch, log, tokens.key)
         summary = together(config, parts, *where)
     else:
-        summary = _alone(config, parts, draft, log, tokens.key, sample)
+        summary = _alone(config, parts, draft, log, tokens, sample)
     draft.seeds["pretrain"] = config.seed
     draft.metrics |= scores(summary, parts)
     draft.timings |= {"tokens_per_s": summary.tokens_per_s, "mfu": summary.mfu, "training_seconds": summary.seconds}
@@ -56,20 +61,39 @@ def build_pretrained(config: PretrainConfig, inputs: Inputs, draft: Draft, sampl
 
 
 def _alone(
-    config: PretrainConfig, parts: Preparation, draft: Draft, log: Path, data: str, sample: SampleTexts | None
+    config: PretrainConfig, parts: Preparation, draft: Draft, log: Path, tokens: Artifact, sample: SampleTexts | None
 ) -> TrainingSummary:
-    return Trainer(
+    kept = draft.scratch / KEPT
+    summary = Trainer(
         parts.module,
-        parts.objective,
+        Prefetched(parts.objective),
         config,
         draft.scratch,
         log=log,
         evaluate=parts.evaluate,
         sample=partial(sample, tokenizer=parts.tokenizer, prompts=list(config.prompts)) if sample else None,
-        data=data,
+        after_step=partial(keep_model, config, tokens.path, kept) if config.keep_every else None,
+        data=tokens.key,
         flops_per_token=parts.module.config.flops_per_token(config.context, training=True),
         title="pretrain",
     ).fit()
+    if kept.is_dir():
+        kept.rename(draft.path / KEPT)
+    return summary
+
+
+def keep_model(config: PretrainConfig, tokenizer_from: Path, folder: Path, step: int, module: nn.Module) -> None:
+    """Write the model of every `keep_every`-th step but the last into a model directory of its own."""
+    if step % config.keep_every or step == config.steps:
+        return
+    target = folder / f"step-{step:08d}"
+    draft = folder / f".{target.name}"
+    shutil.rmtree(draft, ignore_errors=True)
+    save_module(cast(LanguageModel, module), draft)
+    for name in TOKENIZER_FILES:
+        shutil.copyfile(tokenizer_from / name, draft / name)
+    shutil.rmtree(target, ignore_errors=True)  # a resumed run comes by the same step again
+    draft.rename(target)
 
 
 def scores(summary: TrainingSummary, parts: Preparation) -> dict[str, object]:

@@ -20,13 +20,14 @@ from foundling.training import checkpoint
 from foundling.training.averaging import RunningAverage
 from foundling.training.batch import Batch
 from foundling.training.config import TrainingConfig
-from foundling.training.diagnostics import Movement
+from foundling.training.diagnostics import Movement, scales
 from foundling.training.memory import freed_memory_kept
 from foundling.training.monitor import Monitor, StepReport
 from foundling.training.objective import LossSum, Objective
 from foundling.training.optimizers.build import build_optimizers
 from foundling.training.parallel import parallelize
 from foundling.training.precision import LossAt
+from foundling.training.rate_search import best_factor, has_diverged, rising_factors
 from foundling.training.schedule import rate_factor
 from foundling.training.signals import StopSignals
 from foundling.training.spikes import is_spike
@@ -35,6 +36,7 @@ from foundling.training.world import World, local
 Evaluate = Callable[[nn.Module], dict[str, float]]
 Sample = Callable[[nn.Module], list[str]]
 AVERAGE = "average:"  # prefix of the running average's tensors in a checkpoint
+BEST = "best.safetensors"
 RECENT = 50  # steps whose mean is the summary's loss
 
 
@@ -67,6 +69,8 @@ class _State:
     evaluated: int = -1
     sampled: int = -1
     evaluation: dict[str, float] = field(default_factory=dict)
+    best: float | None = None  # lowest first number of an evaluation
+    rates: float = 1.0  # what all peak rates are multiplied with
 
 
 class Trainer:
@@ -78,6 +82,7 @@ class Trainer:
         scratch: where checkpoints are kept; a run that finds one there goes on from it.
         evaluate: scores the module (in eval mode, without gradients); numbers by name.
         sample: texts to log, to see the model learn.
+        after_step: called with the number of steps done and the module, after each.
         log: JSONL file of the run.
         data: what the batches are made from (artifact keys, hashes): a checkpoint of other data is refused.
         flops_per_token: FLOPs of training on one token, for MFU.
@@ -93,12 +98,15 @@ class Trainer:
         log: Path,
         evaluate: Evaluate | None = None,
         sample: Sample | None = None,
+        after_step: Callable[[int, nn.Module], None] | None = None,
         data: str = "",
         flops_per_token: float = 0.0,
         title: str = "training",
     ) -> None:
         self.module, self.objective, self.config, self.scratch = module, objective, config, scratch
-        self.evaluate, self.sample, self.title = evaluate, sample, title
+        self.evaluate, self.sample, self.after_step, self.title = evaluate, sample, after_step, title
+        if config.keep_best and evaluate is None:
+            raise FoundlingError("keep_best: this training has no evaluation to choose by", fix="Leave keep_best out")
         self.world = World(config)
         parallelize(module, self.world, config)
         self.optimizers = build_optimizers(module, config)
@@ -107,7 +115,8 @@ class Trainer:
         self.loss_at = LossAt(module, objective, config.precision, sharded=self.world.shards > 1)
         self.average = RunningAverage(module, config.average) if config.average else None
         self.movement = Movement(module)
-        self.monitor = Monitor(log, config.log_every, flops_per_token, config.precision)
+        self.monitor = Monitor(log, config, flops_per_token)
+        self.saver = checkpoint.Saver(scratch)
         self.fingerprint = {"data": data, "config": identity(config), "weights": _shapes(module)}
         self.state = _State()
         self._first: tuple[int, Batch] | None = None
@@ -123,8 +132,13 @@ class Trainer:
         """
         with freed_memory_kept(), StopSignals() as signals:
             self._resume()
+            if self.config.find_rates and self.state.step == 0:
+                self._find_rates()
             self._run(signals)
-        if self.average is not None:
+            self.saver.finish()
+        if self.config.keep_best:
+            checkpoint.load_weights(self.scratch / BEST, self.module)
+        elif self.average is not None:
             self.average.swap()
         return self._summary()
 
@@ -137,12 +151,37 @@ class Trainer:
                 if report is None:
                     continue
                 bar.advance(1, loss=report.loss, tokens_per_s=self.monitor.speed())
+                if self.after_step is not None:
+                    self.after_step(self.state.step, self.module)
                 stopping = self.world.agree(signals.received is not None)
                 if stopping or self._checkpoint_due():
-                    self._save()
+                    self._save(wait=stopping)
                 if stopping:
                     signals.raise_if_received(self.state.step, self.config.steps)
                 self._look()
+
+    def _find_rates(self) -> None:
+        """Train a little at rates that rise from step to step, put the weights back, and keep the best factor."""
+        before = checkpoint.Snapshot(self.module)
+        losses: list[float] = []
+        factors = rising_factors(self.config.find_rates)
+        parts = self.world.share(self.objective.batch(0, self.module)).split(self.config.micro_batch)
+        self.module.train()
+        with progress.task(f"{self.title}: rates", len(factors), "steps") as bar:
+            for step, factor in enumerate(factors):
+                loss, _, count = self._totals([self._backward(part, step, i) for i, part in enumerate(parts)])
+                if has_diverged([*losses, loss]):
+                    break
+                losses.append(loss)
+                self._scale_gradients(count)
+                self._apply(factor)
+                bar.advance(1, loss=loss, factor=factor)
+        before.restore()
+        self.module.zero_grad(set_to_none=True)
+        self.optimizers = build_optimizers(self.module, self.config)
+        self.state.rates = best_factor(factors, losses)
+        self.monitor.write("rates", step=0, factor=self.state.rates, factors=factors[: len(losses)], losses=losses)
+        progress.say(f"{self.title}: all learning rates are multiplied by {self.state.rates:.3g}")
 
     # --- one step -------------------------------------------------------------------------------------------------
 
@@ -160,7 +199,7 @@ class Trainer:
         norm = self._scale_gradients(count)
         self._require_finite(norm, step, results, parts)
         factor = rate_factor(self.config, step)
-        self._move(step, factor)
+        self._move(step, factor, parts[0])
         self.state.step = step + 1
         self.state.recent = [*self.state.recent, loss][-RECENT:]
         self.state.metrics = metrics
@@ -168,23 +207,28 @@ class Trainer:
         self.monitor.end_step(report, last=self.state.step == self.config.steps)
         return report
 
-    def _move(self, step: int, factor: float) -> None:
+    def _move(self, step: int, factor: float, part: Batch) -> None:
         """Apply the gradients, and now and then measure what that did."""
         measured = self.config.diagnose_every > 0 and (step + 1) % self.config.diagnose_every == 0
         if measured:
             self.movement.before()
-        self.optimizers.set_rate(factor)
-        self.optimizers.step()
-        self.module.zero_grad(set_to_none=True)
+        self._apply(factor * self.state.rates)
         if self.average is not None:
             self.average.update()
         if measured:
-            self.monitor.write("diagnosis", step=step + 1, **self.movement.after())
+            found = self.movement.after() | scales(self.module, part.to(self.device))
+            self.monitor.write("diagnosis", step=step + 1, **found)
+
+    def _apply(self, factor: float) -> None:
+        self.optimizers.set_rate(factor)
+        self.optimizers.step()
+        self.module.zero_grad(set_to_none=True)
 
     def _rewind(self, step: int, loss: float, parts: list[Batch]) -> None:
         """Back to the last checkpoint, never to see this batch again (Chowdhery et al. 2022, PaLM, §5.1)."""
         number = self._number(step)
         self.module.zero_grad(set_to_none=True)
+        self.saver.finish()
         path = checkpoint.latest(self.scratch)
         if path is None:
             sources = [source for part in parts for source in part.sources]
@@ -279,24 +323,33 @@ class Trainer:
         sample = self.sample is not None and self.state.sampled != step and _due(step, self.config.sample_every, last)
         if not (evaluate or sample or last):
             return
-        self._save()
+        self._save(wait=True)
         self.module.eval()
         with torch.no_grad(), self.average.in_place() if self.average else nullcontext():
             if evaluate and self.evaluate is not None:
                 self.state.evaluation = self.evaluate(self.module)
                 self.monitor.write("evaluation", step=step, **self.state.evaluation)
+                self._keep_if_best(next(iter(self.state.evaluation.values())))
             if sample and self.sample is not None:
                 self.monitor.write("samples", step=step, texts=self.sample(self.module))
         self.state.evaluated = step if evaluate else self.state.evaluated
         self.state.sampled = step if sample else self.state.sampled
         self.module.train()
 
+    def _keep_if_best(self, value: float) -> None:
+        if self.config.keep_best and (self.state.best is None or value < self.state.best):
+            self.state.best = value
+            weights = checkpoint.trained_weights(self.module)
+            if self.world.rank == 0:
+                checkpoint.save_weights(self.scratch / BEST, weights)
+            self.world.wait()
+
     def _checkpoint_due(self) -> bool:
         every = self.config.checkpoint_every
         by_step = every > 0 and self.state.step % every == 0
         return self.world.agree(by_step or time.monotonic() - self._saved_at > self.config.checkpoint_every_s)
 
-    def _save(self) -> None:
+    def _save(self, *, wait: bool) -> None:
         state = vars(self.state) | {
             "fingerprint": self.fingerprint,
             "tokens": self.monitor.tokens,
@@ -306,8 +359,9 @@ class Trainer:
         if self.average is not None:
             optimizer |= {f"{AVERAGE}{name}": value for name, value in self.average.state().items()}
         if self.world.rank == 0:
-            checkpoint.save(self.scratch, self.state.step, weights, optimizer, state)
-        self.world.wait()
+            self.saver.save(self.state.step, weights, optimizer, state, wait=wait)
+        if wait:
+            self.world.wait()
         self._saved_at = time.monotonic()
 
     def _resume(self) -> None:

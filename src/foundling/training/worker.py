@@ -19,6 +19,7 @@ from foundling.core.files import write_json
 from foundling.training import checkpoint
 from foundling.training.config import PretrainConfig
 from foundling.training.meeting import join
+from foundling.training.prefetch import Prefetched
 from foundling.training.preparation import prepare
 from foundling.training.trainer import Trainer
 
@@ -36,7 +37,7 @@ def main(job: Path) -> int:
         parts = prepare(config, Path(told["tokens"]), Path(told["base"]) if told["base"] else None)
         trainer = Trainer(
             parts.module,
-            parts.objective,
+            Prefetched(parts.objective),
             config,
             scratch,
             log=Path(told["log"]) if rank == 0 else scratch / f"process-{rank}.log.jsonl",

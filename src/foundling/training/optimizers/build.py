@@ -11,6 +11,7 @@ from torch.distributed.tensor import DTensor
 from foundling.core.errors import FoundlingError
 from foundling.training.config import TrainingConfig
 from foundling.training.optimizers.muon import Muon
+from foundling.training.width import OUTPUTS, reading_width, width_factor
 from foundling.training.world import part_of, whole
 
 
@@ -61,36 +62,53 @@ def build_optimizers(module: nn.Module, config: TrainingConfig) -> Optimizers:
     names: dict[Tensor, str] = {p: name for name, p in module.named_parameters() if p.requires_grad}
     if not names:
         raise FoundlingError("the model has no weights to train", "every parameter is frozen")
-    if config.optimizer == "muon":
-        hidden = hidden_matrices(module)
-        matrices = _groups([p for p in names if p in hidden], config.weight_decay)
-        others = _groups([p for p in names if p not in hidden], 0.0)
-        muon: list[torch.optim.Optimizer] = [_muon(matrices, config)] if matrices else []
-        return Optimizers([*muon, _adamw(others, config)] if others else muon, names)
-    groups = _groups([p for p in names if p.ndim >= 2], config.weight_decay) + _groups(
-        [p for p in names if p.ndim < 2], 0.0
-    )
-    if config.optimizer == "adamw":
-        return Optimizers([_adamw(groups, config)], names)
-    return Optimizers(
-        [torch.optim.SGD(groups, config.learning_rate, config.momentum, nesterov=config.momentum > 0)], names
-    )
+    hidden = hidden_matrices(module) if config.optimizer == "muon" else set()
+    others = _Rates(module, config).groups([p for p in names if p not in hidden])
+    optimizers: list[torch.optim.Optimizer] = []
+    if hidden:
+        optimizers.append(
+            _muon(_by_layout([p for p in names if p in hidden], weight_decay=config.weight_decay), config)
+        )
+    if others and config.optimizer == "sgd":
+        momentum = config.momentum
+        optimizers.append(torch.optim.SGD(others, config.learning_rate, momentum, nesterov=momentum > 0))
+    elif others:
+        optimizers.append(_adamw(others, config))
+    return Optimizers(optimizers, names)
 
 
-def _groups(parameters: list[Tensor], weight_decay: float) -> list[dict[str, Any]]:
+class _Rates:
+    """Rate and decay of the weights that AdamW or SGD moves, as the model's width asks for."""
+
+    def __init__(self, module: nn.Module, config: TrainingConfig) -> None:
+        factor = width_factor(module, config.base_width)
+        self.rate, self.narrow_rate = config.learning_rate, config.learning_rate * factor
+        self.reading_width = reading_width(module) if factor != 1.0 else set()
+        self.decay = config.weight_decay if config.optimizer != "muon" else 0.0
+
+    def groups(self, parameters: list[Tensor]) -> list[dict[str, Any]]:
+        """One group for each rate, decay and layout."""
+        kinds: dict[tuple[float, float], list[Tensor]] = {}
+        for parameter in parameters:
+            rate = self.narrow_rate if parameter in self.reading_width else self.rate
+            kinds.setdefault((rate, self.decay if parameter.ndim >= 2 else 0.0), []).append(parameter)
+        return [g for (rate, decay), same in kinds.items() for g in _by_layout(same, lr=rate, weight_decay=decay)]
+
+
+def _by_layout(parameters: list[Tensor], **options: float) -> list[dict[str, Any]]:
     """One group for each layout over the processes: fused kernels take tensors of one layout."""
     layouts: dict[object, list[Tensor]] = {}
     for parameter in parameters:
         layout = (parameter.device_mesh, parameter.placements) if isinstance(parameter, DTensor) else None
         layouts.setdefault(layout, []).append(parameter)
-    return [{"params": group, "weight_decay": weight_decay} for group in layouts.values()]
+    return [{"params": group, **options} for group in layouts.values()]
 
 
 def hidden_matrices(module: nn.Module) -> set[Tensor]:
     """The trained matrices between embedding and head: weights (out, in), or (experts, out, in), that Muon suits."""
     outside: set[Tensor] = set()
     for name, child in module.named_modules():
-        if isinstance(child, nn.Embedding) or name.rpartition(".")[2] in {"output", "lm_head", "score"}:
+        if isinstance(child, nn.Embedding) or name.rpartition(".")[2] in OUTPUTS:
             outside.update(child.parameters(recurse=False))
     linear = {p for child in module.modules() if isinstance(child, nn.Linear) for p in child.parameters(recurse=False)}
     experts = {p for name, p in module.named_parameters() if p.ndim == 3 and "experts" in name}
