@@ -56,6 +56,14 @@ def write_atomic(path: Path, text: str) -> None:
     sync_directory(path.parent)
 
 
+def read_jsonl(path: Path) -> list[Any]:
+    """The values of a JSON-lines file.
+
+    Only line feeds end a line: texts inside may hold other breaks (U+2028, U+0085), at which `splitlines` would cut.
+    """
+    return [json.loads(line) for line in path.read_bytes().split(b"\n") if line.strip()]
+
+
 def write_json(path: Path, data: Any) -> None:
     """Write JSON atomically, sorted and indented so that equal data are equal bytes."""
     write_atomic(path, json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from foundling.core import progress
+from foundling.core.files import read_jsonl
 from foundling.core.rng import numpy_rng, seed_for
 from foundling.inference.engine import Engine, Request, SamplingParams
 from foundling.models.language_model import LanguageModel
@@ -37,8 +38,7 @@ def sample_answers(
 ) -> list[Graded]:  # fmt: skip
     """`samples` graded answers to each prompt; only whole answers count as right. Kept in a file, made once."""
     if saved.exists():
-        rows = map(json.loads, saved.read_text(encoding="utf-8").splitlines())
-        return [Graded(**(row | {"prompt": tuple(row["prompt"])})) for row in rows]
+        return [Graded(**(row | {"prompt": tuple(row["prompt"])})) for row in read_jsonl(saved)]
     engine = Engine(module, tokenizer, max_batch=MOST_AT_ONCE)
     found: list[Graded] = []
     with progress.task("own answers", len(prompts) * samples, "answers") as bar:

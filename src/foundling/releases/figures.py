@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
 
 from foundling.core.artifacts import Artifact
+from foundling.core.files import read_jsonl
 from foundling.core.report import PALETTE, figure, new_figure
 from foundling.core.units import human_bytes, human_count
 from foundling.releases.summary import weight_bytes
@@ -22,7 +22,7 @@ def training_log(model: Artifact) -> list[dict[str, Any]]:
     path = model.path / LOG
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return read_jsonl(path)
 
 
 def samples(log: Sequence[Mapping[str, Any]]) -> list[tuple[int, str]]:

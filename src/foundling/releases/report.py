@@ -11,6 +11,7 @@ from markupsafe import Markup
 from foundling.core.artifacts import Artifact, Draft
 from foundling.core.config import Config, option
 from foundling.core.environment import environment
+from foundling.core.files import read_jsonl
 from foundling.core.hardware import WATTS_PER_CORE, describe, threads
 from foundling.core.report import Page, cards, code, details, graph, side_by_side, table, text
 from foundling.core.stages import Inputs
@@ -149,9 +150,8 @@ def _tests(name: str, evaluation: Artifact) -> list[tuple[Any, ...]]:
 def _answers(rows: list[tuple[str, Artifact, Artifact]], most: int = 12) -> list[Markup]:
     blocks = []
     for name, _, evaluation in rows:
-        lines = evaluation.file("samples.jsonl").read_text(encoding="utf-8").splitlines()
-        parsed = [json.loads(line) for line in lines]
-        chosen = [row for row in parsed if row["task"] == "expressions"][:most]
+        kept = read_jsonl(evaluation.file("samples.jsonl"))
+        chosen = [row for row in kept if row["task"] == "expressions"][:most]
         lines = [json.dumps(row["sample"], ensure_ascii=False)[:300] for row in chosen]
         if lines:
             blocks.append(details(f"Answers of {name}", code("\n".join(lines))))

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from foundling.core.artifacts import Artifact, Draft
+from foundling.core.files import read_jsonl
 from foundling.core.rng import seed_for
 from foundling.core.stages import Inputs
 from foundling.inference.model import Model, load
@@ -173,7 +174,6 @@ def _ask(model: Model, chats: Sequence[Sequence[Message]], config: AdaptConfig) 
 
 def _passages(path: Path) -> list[str]:
     """Paragraphs of a text file, or the texts of a JSONL file."""
-    text = path.read_text(encoding="utf-8")
     if path.suffix == ".jsonl":
-        return [json.loads(line)["text"] for line in text.splitlines() if line.strip()]
-    return [part.strip() for part in text.split("\n\n") if part.strip()]
+        return [row["text"] for row in read_jsonl(path)]
+    return [part.strip() for part in path.read_text(encoding="utf-8").split("\n\n") if part.strip()]

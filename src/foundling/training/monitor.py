@@ -49,9 +49,8 @@ class Monitor:
         """Go on from a checkpoint."""
         self.tokens, self.busy_s = tokens, seconds
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        lines = self.log.read_text(encoding="utf-8").splitlines(keepends=True) if self.log.exists() else []
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        self.log.write_text("".join(kept), encoding="utf-8")
+        *lines, _ = self.log.read_bytes().split(b"\n") if self.log.exists() else [b""]  # the last was cut off, or empty
+        self.log.write_bytes(b"".join(line + b"\n" for line in lines if json.loads(line)["step"] <= step))
 
     def start_step(self) -> None:
         """Start the clock of a step: only training counts, not checkpoints or evaluation."""

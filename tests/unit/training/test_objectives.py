@@ -100,7 +100,7 @@ def test_a_model_learns_and_resumes_to_the_bit(name: str, split: TokenSplit, tmp
     first = broken.objective.loss(broken.module, broken.objective.batch(0))
     summary = whole.fit()
     assert summary.loss < float(first.total.detach()) / float(first.count) - 0.1
-    broken._checkpoint_due = lambda: broken.state.step == 20 and broken._save() is None and _stop()  # type: ignore[method-assign]
+    broken._checkpoint_due = lambda: broken.state.step == 20 and broken._save(wait=True) is None and _stop()  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         broken.fit()
     again = trainer("broken")

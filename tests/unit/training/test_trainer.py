@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from tiny import TinyDecoder, tiny_config, write_tokens
 
 from foundling.core.errors import FoundlingError, Interrupted
+from foundling.core.files import read_jsonl
 from foundling.training import checkpoint
 from foundling.training.batch import Batch
 from foundling.training.objective import LossSum
@@ -197,3 +198,13 @@ def test_saved_before_evaluating_and_evaluated_again_after_a_crash(tmp_path: Pat
         else:
             assert trainer.fit().evaluation == {"bits_per_byte": 4.0}
     assert len(losses(tmp_path)) == 8
+
+
+def test_a_log_with_unusual_line_breaks_is_read_whole(tmp_path: Path, split: TokenSplit) -> None:
+    """Samples of a young model hold any character: U+2028 in one must not cut the log's line, here or in the report."""
+    make(tmp_path, split, steps=4).fit()
+    log, text = tmp_path / "scratch.log.jsonl", "a\u2028b\x85c\x0bd"
+    with log.open("a") as file:
+        file.write(json.dumps({"kind": "samples", "step": 4, "texts": [text]}, ensure_ascii=False) + '\n{"kind": "st')
+    make(tmp_path, split, steps=4).fit()
+    assert read_jsonl(log)[-1]["texts"] == [text] and len(read_jsonl(log)) == 5
