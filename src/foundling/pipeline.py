@@ -123,14 +123,15 @@ STAGES: dict[str, Stage] = {
         Stage(
             "compress",
             "model",
-            1,
-            "Quantize a model.",
+            2,
+            "Make a model smaller: quantize, prune, remove parts.",
             "foundling.compression.config:CompressConfig",
             "foundling.compression.compress:build",
             {
                 "model": Port(_MODEL, "the model to compress"),
-                "corpus": Port(("corpus",), "calibration text", required=False),
+                "corpus": Port(("corpus",), "calibration and held-out text", required=False),
             },
+            outside="foundling.compression.texts:outside",
         ),
         Stage(
             "compare-architectures",

@@ -1,22 +1,14 @@
-"""How far a compressed model is from its original: weights layer by layer, predictions token by token."""
+"""How far a compressed model's predictions are from its original's, token by token."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from foundling.evaluation.statistics import Interval, bootstrap_ratio
 from foundling.models.language_model import LanguageModel
-
-
-def weight_error(original: Tensor, compressed: Tensor) -> float:
-    """||W - W'|| / ||W||, Frobenius."""
-    before = original.detach().float()
-    return float(torch.linalg.norm(before - compressed.detach().float()) / torch.linalg.norm(before))
 
 
 def prediction_changes(
@@ -45,16 +37,3 @@ def prediction_changes(
         "kl_bits_per_token": bootstrap_ratio(bits, tokens, seed=("kl",)),
         "same_next_token": bootstrap_ratio(agreements, tokens, seed=("agreement",)),
     }
-
-
-def layer_errors(original: LanguageModel, compressed: LanguageModel, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Relative weight error and shape of each replaced layer, in order."""
-    rows = []
-    for name in names:
-        before, after = original.get_submodule(name), compressed.get_submodule(name)
-        assert isinstance(before, nn.Linear)
-        weight = after.weight
-        assert isinstance(weight, Tensor)
-        error = weight_error(before.weight, weight)
-        rows.append({"layer": name, "shape": list(before.weight.shape), "relative_error": error})
-    return rows

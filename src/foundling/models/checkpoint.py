@@ -36,16 +36,48 @@ def load_module(path: Path | str, dtype: torch.dtype | None = torch.float32) -> 
     Raises:
         FoundlingError: naming missing, unexpected and misshapen tensors, or a damaged file.
     """
-    directory, config = Path(path), read_config(path)
-    if (directory / GGUF_LINK).exists():
-        from foundling.models.gguf_file import load_gguf
+    parts = Parts(path)
+    return fill(parts.module, parts.rules, parts.source(), dtype)
 
-        return load_gguf(directory / GGUF_LINK, dtype)
-    files = TensorFiles(directory)
-    with torch.device("meta"):
-        module = LanguageModel(config)
-        _place_quantized(module, files)
-    return fill(module, _rules(config, set(module.state_dict())), files, dtype)
+
+class Parts:
+    """A model whose tensors are read from its directory part by part, each when it is asked for.
+
+    Attributes:
+        module: on the meta device, but for the parts that have been read.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.directory, config = Path(path), read_config(path)
+        self.gguf = self.directory / GGUF_LINK if (self.directory / GGUF_LINK).exists() else None
+        with torch.device("meta"):
+            self.module = LanguageModel(config)
+            if self.gguf is None:
+                _place_quantized(self.module, TensorFiles(self.directory))
+        names = set(self.module.state_dict())
+        if self.gguf is None:
+            self.rules = _rules(config, names)
+        else:
+            from foundling.models.gguf_names import gguf_rules
+
+            self.rules = expand(gguf_rules(config), config.n_layers, names)
+
+    def source(self) -> TensorSource:
+        """The directory's tensors, opened anew, so that what has been read before is no longer mapped."""
+        if self.gguf is None:
+            return TensorFiles(self.directory)
+        from foundling.models.gguf_file import GGUFFile
+
+        return GGUFFile(self.gguf)
+
+    def read(self, prefix: str) -> None:
+        """Bring the tensors under a prefix that are not in memory yet into it, in float32."""
+        source, state = self.source(), self.module.state_dict()
+        for rule in self.rules:
+            if any(name.startswith(prefix) and name in state and state[name].is_meta for name in rule.ours):
+                found = _read(rule, source, [state[name].shape for name in rule.ours])
+                tensors = zip(rule.ours, (_cast(part, torch.float32).clone() for part in found), strict=True)
+                self.module.load_state_dict(dict(tensors), strict=False, assign=True)
 
 
 def fill(

@@ -37,3 +37,22 @@ def _simple(data: Tensor, kind: Kind) -> Tensor:
     if kind == Kind.Q4_0:
         return (codes - 8) * scale
     return codes * scale + blocks[:, 2:4].contiguous().view(torch.float16).float()
+
+
+def encode(codes: Tensor, scales: Tensor, zeros: Tensor | None, kind: Kind) -> Tensor:
+    """Blocks (rows, bytes) uint8 of chosen signed codes (rows, columns), scales and zero points (rows, columns / 32).
+
+    Q8_0 and Q4_0 store codes and scale; Q4_1 stores codes from 0, scale, and the value of code 0.
+    """
+    count = (codes.shape[0], codes.shape[1] // BLOCK)
+    head = scales.to(torch.float16).reshape(-1, 1).view(torch.uint8)  # (blocks, 2)
+    grouped = codes.reshape(-1, BLOCK)
+    if kind == Kind.Q8_0:
+        return torch.cat((head, grouped.view(torch.uint8)), dim=1).reshape(count[0], -1)
+    unsigned = (grouped + 8).to(torch.uint8)
+    nibbles = unsigned[:, : BLOCK // 2] | unsigned[:, BLOCK // 2 :] << 4
+    if kind == Kind.Q4_1:
+        assert zeros is not None
+        least = -(zeros.float() + 8) * scales.float()
+        head = torch.cat((head, least.to(torch.float16).reshape(-1, 1).view(torch.uint8)), dim=1)
+    return torch.cat((head, nibbles), dim=1).reshape(count[0], -1)

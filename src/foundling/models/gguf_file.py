@@ -19,12 +19,12 @@ from foundling.core.rng import seed_for
 from foundling.models.checkpoint import GGUF_LINK, fill
 from foundling.models.config import ModelConfig
 from foundling.models.families.translate import config_from_hf, config_to_hf, write_json
-from foundling.models.gguf_blocks import dequantize
+from foundling.models.gguf_blocks import BLOCK, dequantize, encode
 from foundling.models.gguf_header import Header
 from foundling.models.gguf_names import config_from_gguf, config_to_gguf, gguf_rules
 from foundling.models.gguf_tokenizer import tokenizer_from_gguf, tokenizer_to_gguf
 from foundling.models.language_model import LanguageModel
-from foundling.models.quantized import QuantizedLinear
+from foundling.models.quantized import QuantizedLinear, Scheme
 from foundling.models.tensor_rules import expand
 
 Precision = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1"]
@@ -130,7 +130,8 @@ def save_gguf(module: LanguageModel, tokenizer: Path, path: Path, precision: Pre
     """Write a model and the tokenizer of a directory as one GGUF file.
 
     Matrices take the precision where their rows divide into its blocks of 32, else float16; the embedding and the head
-    of a 4-bit file are kept in 8 bits, as llama.cpp does; vectors stay float32.
+    of a 4-bit file are kept in 8 bits, as llama.cpp does; vectors stay float32. A quantized layer keeps its own codes
+    where GGUF has its scheme (integers in groups of 32).
     """
     arch, fields = config_to_gguf(module.config)
     writer = gguf.GGUFWriter(path, arch)
@@ -142,6 +143,14 @@ def save_gguf(module: LanguageModel, tokenizer: Path, path: Path, precision: Pre
     tokenizer_to_gguf(writer, tokenizer, module.config.vocab_size)
     ours = dense_state(module)
     for rule in expand(gguf_rules(module.config), module.config.n_layers, set(ours)):
+        layer = rule.ours[0].removesuffix(".weight") if rule.ours else ""
+        chosen = module.get_submodule(layer) if layer and rule.ours[0] != layer else None
+        if isinstance(chosen, QuantizedLinear) and (kind := _kind_of(chosen.scheme)) is not None:
+            parts = (chosen.codes(), chosen.weight_scale, chosen.zero_points())
+            moved = [None if part is None else rule.write([part])[0] for part in parts]  # rows may change places
+            assert moved[0] is not None and moved[1] is not None
+            writer.add_tensor(rule.theirs[0], encode(moved[0], moved[1], moved[2], kind).numpy(), raw_dtype=kind)
+            continue
         for name, tensor in zip(rule.theirs, rule.write([ours[name] for name in rule.ours]), strict=bool(rule.ours)):
             kind = _kind(name, tensor, precision)
             data = gguf.quantize(np.ascontiguousarray(tensor.float().numpy()), kind)
@@ -161,6 +170,16 @@ def dense_state(module: LanguageModel) -> dict[str, Tensor]:
                 del state[name]
             state[f"{layer}.weight"] = part.weight.detach().cpu()
     return state
+
+
+def _kind_of(scheme: Scheme) -> gguf.GGMLQuantizationType | None:
+    """GGUF's kind that stores a scheme's codes as they are."""
+    kinds = gguf.GGMLQuantizationType
+    if scheme.numbers != "int" or scheme.group_size != BLOCK or (scheme.bits == 8 and not scheme.symmetric):
+        return None
+    if scheme.bits == 8:
+        return kinds.Q8_0
+    return kinds.Q4_0 if scheme.symmetric else kinds.Q4_1
 
 
 def _kind(name: str, tensor: Tensor, precision: Precision) -> gguf.GGMLQuantizationType:
