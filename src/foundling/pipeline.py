@@ -18,6 +18,7 @@ from foundling.recipes.recipe import Recipe, StageSpec
 
 _MODEL = ("model", "adapter")
 _BASE = Port(_MODEL, "the model to start from")
+_ROWS = Port(("dataset",), "rows made by `synthesize`, in place of `data`", required=False)
 
 STAGES: dict[str, Stage] = {
     stage.verb: stage
@@ -62,13 +63,26 @@ STAGES: dict[str, Stage] = {
             },
         ),
         Stage(
+            "synthesize",
+            "dataset",
+            1,
+            "Let a model write or judge rows to learn from.",
+            "foundling.post_training.config:SynthesizeConfig",
+            "foundling.post_training.synthesize:build_dataset",
+            {
+                "model": Port(_MODEL, "the model that writes", required=False),
+                "judge": Port(_MODEL, "the model that judges, if it is another", required=False),
+            },
+            outside="foundling.post_training.synthesize:outside",
+        ),
+        Stage(
             "sft",
             "model",
             1,
             "Fine-tune on instructions and answers.",
             "foundling.post_training.config:SFTConfig",
             "foundling.post_training.sft:build_sft",
-            {"base": _BASE},
+            {"base": _BASE, "rows": _ROWS},
             outside="foundling.post_training.data:outside",
         ),
         Stage(
@@ -78,7 +92,7 @@ STAGES: dict[str, Stage] = {
             "Train a reward model on preferences.",
             "foundling.post_training.config:RewardConfig",
             "foundling.post_training.reward_model:build_reward_model",
-            {"base": _BASE},
+            {"base": _BASE, "rows": _ROWS},
             outside="foundling.post_training.data:outside",
         ),
         Stage(
@@ -88,7 +102,7 @@ STAGES: dict[str, Stage] = {
             "Learn from preferences (DPO).",
             "foundling.post_training.config:PreferConfig",
             "foundling.post_training.prefer:build_preferred",
-            {"base": _BASE},
+            {"base": _BASE, "rows": _ROWS},
             outside="foundling.post_training.data:outside",
         ),
         Stage(

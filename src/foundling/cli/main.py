@@ -30,6 +30,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "tokenizer": ("foundling.cli.stages:tokenizer", "Train a tokenizer.", STAGE),
     "tokenize": ("foundling.cli.stages:tokenize", "Encode a corpus into token shards.", STAGE),
     "pretrain": ("foundling.cli.stages:pretrain", "Train a model on text.", STAGE),
+    "synthesize": ("foundling.cli.stages:synthesize", "Let a model write or judge rows to learn from.", STAGE),
     "sft": ("foundling.cli.stages:sft", "Fine-tune on instructions and answers.", STAGE),
     "prefer": ("foundling.cli.stages:prefer", "Learn from preferences (DPO).", STAGE),
     "reward": ("foundling.cli.stages:reward", "Train a reward model on preferences.", STAGE),

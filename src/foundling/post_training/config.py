@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from foundling.core.config import option
+from foundling.core.config import Config, option
 from foundling.models.adapter_config import AdapterConfig
 from foundling.training.config import ScheduleName, TrainingConfig
 
@@ -60,6 +60,31 @@ class SFTConfig(TuningConfig):
     learning_rate: float = option(0.01, "peak rate of AdamW: vectors, embeddings, head", gt=0, le=10)
     matrix_learning_rate: float = option(0.02, "peak rate of Muon, for the matrices of the blocks", gt=0, le=10)
     schedule: ScheduleName = option("linear", "shape of the learning rate over the steps")
+
+
+class SynthesizeConfig(Config):
+    """The stage `synthesize`: rows to learn from, written or judged by a model, here or behind a URL."""
+
+    method: Literal["instructions", "revisions", "preferences", "refusals"] = option(
+        "instructions",
+        "new instructions from seeds; answers criticised and revised by a constitution; pairs that a judge decides; "
+        "refusals of harmful prompts among answers to benign ones",
+    )
+    data: tuple[str, ...] = option(
+        (EXPRESSIONS,),
+        "seeds or prompts: rows with `prompt`, `instruction` or `messages` (.jsonl, .parquet), or the task "
+        "`expressions`; refusals: harmful prompts without an answer, benign ones with",
+        min_length=1,
+    )
+    url: str = option("", "an OpenAI-compatible URL whose model writes, in place of the input `model`")
+    judge_url: str = option("", "one whose model criticises and judges, in place of the input `judge`")
+    constitution: str = option("", "a YAML file {principles: [a sentence, ...]}; none: four general ones")
+    n: int = option(200, "instructions to write, or most prompts to take", ge=1)
+    min_score: int = option(0, "least points of five that a judge must give a row; 0: rows are not rated", ge=0, le=5)
+    temperature: float = option(0.8, "of what is written; verdicts are greedy", ge=0)
+    max_tokens: int = option(256, "longest answer in tokens", ge=1)
+    invalid: Literal["refuse", "skip"] = option("refuse", "a row without a prompt: refuse, or skip (counted)")
+    seed: int = option(0, "of sampling and of what is shown", ge=0)
 
 
 class ReinforceConfig(TuningConfig):

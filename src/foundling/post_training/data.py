@@ -15,10 +15,12 @@ from typing import Any, Literal, TypeVar
 
 from foundling.core.errors import FoundlingError
 from foundling.core.files import sha256_file
+from foundling.core.stages import Inputs
 from foundling.post_training.config import EXPRESSIONS, OWN_EXPRESSIONS
 from foundling.post_training.importers import as_our_row
 
 T = TypeVar("T")
+ROWS = "rows.jsonl"  # of a data set that `synthesize` made
 TASKS = {EXPRESSIONS, OWN_EXPRESSIONS}
 ROLES = ("system", "user", "assistant", "tool")
 Message = dict[str, Any]
@@ -31,6 +33,12 @@ class Example:
     messages: tuple[Message, ...]
     source: str
     tools: tuple[dict[str, Any], ...] = ()
+
+
+def sources(config: Any, inputs: Inputs) -> tuple[str, ...]:
+    """What a stage learns from: the data set at its port `rows`, or else what its `data` names."""
+    made = inputs.get("rows")
+    return tuple(config.data) if made is None else (str(made.path / ROWS),)
 
 
 def outside(config: Any) -> dict[str, str]:

@@ -19,12 +19,19 @@ from foundling.post_training.data import Message
 
 Ask = Callable[[Sequence[Sequence[Message]]], list[str]]  # chats -> answers: an engine's model, or a URL
 
+PRINCIPLES = [
+    "The answer should do what was asked, completely and correctly.",
+    "The answer should say only what is true, and say so when it is not sure.",
+    "The answer should not help anyone to hurt others or themselves.",
+    "The answer should be short and plain.",
+]  # where no constitution is given
 CRITIQUE = "{dialogue}\n\n{principle}\n\nSay in a few sentences how the last answer falls short of this."
 REVISION = "{dialogue}\n\nA critic said: {critique}\n\nWrite the last answer anew so that it meets this: {principle}"
 JUDGE = (
     "{principle}\n\nQuestion: {question}\n\nAnswer A: {a}\n\nAnswer B: {b}\n\n"
     "Which answer is better by this principle? Reply with the letter A or B only."
 )
+RATE = "{dialogue}\n\nHow good is this answer, from 1 (useless) to 5 (could not be better)? Reply with the number only."
 
 
 @dataclass(frozen=True)
@@ -119,6 +126,20 @@ def judged_pairs(
             chosen, rejected = (first, second) if forward == "A" else (second, first)
             rows.append({"prompt": questions[number], "chosen": chosen, "rejected": rejected})
     return rows, left_out
+
+
+def rated(rows: Sequence[dict[str, Any]], least: int, judge: Ask, left_out: Counter[str]) -> list[dict[str, Any]]:
+    """The chats whose answer a judge gives at least so many of five points; the others are counted in `left_out`."""
+    told = [_dialogue(row["messages"][0]["content"], row["messages"][-1]["content"]) for row in rows]
+    verdicts = judge([[_user(RATE.format(dialogue=dialogue))] for dialogue in told])
+    kept = []
+    for row, verdict in zip(rows, verdicts, strict=True):
+        points = next((int(letter) for letter in verdict if letter in "12345"), 0)
+        if points >= least:
+            kept.append(row)
+        else:
+            left_out["not rated" if points == 0 else f"rated below {least}"] += 1
+    return kept
 
 
 def _letter(text: str) -> str | None:

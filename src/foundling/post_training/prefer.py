@@ -16,7 +16,7 @@ from foundling.core.errors import FoundlingError
 from foundling.core.stages import Inputs
 from foundling.models.language_model import LanguageModel
 from foundling.post_training.config import EXPRESSIONS, PreferConfig
-from foundling.post_training.data import existing_file, read_rows
+from foundling.post_training.data import existing_file, read_rows, sources
 from foundling.post_training.labelled import Labelled, as_labelled, encode_labelled, is_labelled
 from foundling.post_training.own_samples import graded_pairs, sample_answers, training_prompts
 from foundling.post_training.packing import Encoded
@@ -46,7 +46,7 @@ def build_preferred(config: PreferConfig, inputs: Inputs, draft: Draft) -> None:
     base = inputs["base"]
     module, tokenizer = load_base(base)
     counts: Counter[str] = Counter()
-    rows, prompts = _given(config, counts)
+    rows, prompts = _given(config, sources(config, inputs), counts)
     own = _own_pairs(config, prompts, module, tokenizer, draft) if prompts else []
     prepare(module, config)
     pairs = [row for row in rows if isinstance(row, Pair)]
@@ -71,7 +71,9 @@ def build_preferred(config: PreferConfig, inputs: Inputs, draft: Draft) -> None:
     write_tuned(module, tokenizer, resolved, base, draft, card)
 
 
-def _given(config: PreferConfig, counts: Counter[str]) -> tuple[list[Pair | Labelled], list[Prompted]]:
+def _given(
+    config: PreferConfig, data: Sequence[str], counts: Counter[str]
+) -> tuple[list[Pair | Labelled], list[Prompted]]:
     """Pairs, and for KTO answers judged one by one; and the prompts for which the model makes pairs itself."""
 
     def convert(row: Any, where: str) -> Pair | Labelled | Prompted:
@@ -81,10 +83,10 @@ def _given(config: PreferConfig, counts: Counter[str]) -> tuple[list[Pair | Labe
             return as_labelled(row, where)
         return as_pair(row, where)
 
-    files = [existing_file(Path(entry).expanduser()) for entry in config.data if entry != EXPRESSIONS]
+    files = [existing_file(Path(entry).expanduser()) for entry in data if entry != EXPRESSIONS]
     found = [row for path in files for row in read_rows(path, convert, config.invalid, counts)]
     prompts = [row for row in found if isinstance(row, Prompted)]
-    if EXPRESSIONS in config.data:
+    if EXPRESSIONS in data:
         prompts += training_prompts(config.examples, config.seed, "prefer")
     return [row for row in found if not isinstance(row, Prompted)], prompts
 

@@ -19,7 +19,7 @@ from foundling.models.adapters import merge
 from foundling.models.checkpoint import load_module
 from foundling.models.language_model import LanguageModel
 from foundling.post_training.config import EXPRESSIONS, RewardConfig
-from foundling.post_training.data import Message, existing_file, read_rows
+from foundling.post_training.data import Message, existing_file, read_rows, sources
 from foundling.post_training.group_packing import Group, pack_groups
 from foundling.post_training.heads import freeze_body, last_scores, score_texts, train_head, whole, with_head
 from foundling.post_training.own_samples import graded_pairs, sample_answers, training_prompts
@@ -79,7 +79,7 @@ def build_reward_model(config: RewardConfig, inputs: Inputs, draft: Draft) -> No
     base = inputs["base"]
     language, tokenizer = load_base(base)
     counts: Counter[str] = Counter()
-    pairs = _pairs(config, language, tokenizer, draft, counts)
+    pairs = _pairs(config, sources(config, inputs), language, tokenizer, draft, counts)
     encoded = encode_pairs(pairs, tokenizer, config.context - 2, config.too_long, counts)
     train, held_out = split(encoded, config.held_out)
     if not train or not held_out:
@@ -193,16 +193,21 @@ def split(pairs: Sequence[EncodedPair], share: float) -> tuple[list[EncodedPair]
 
 
 def _pairs(
-    config: RewardConfig, module: LanguageModel, tokenizer: Tokenizer, draft: Draft, counts: Counter[str]
+    config: RewardConfig,
+    data: Sequence[str],
+    module: LanguageModel,
+    tokenizer: Tokenizer,
+    draft: Draft,
+    counts: Counter[str],
 ) -> list[Pair]:
     def convert(row: Any, where: str) -> Pair | Prompted:
         return as_prompted(row, where) if is_prompted(row) else as_pair(row, where)
 
-    files = [existing_file(Path(entry).expanduser()) for entry in config.data if entry != EXPRESSIONS]
+    files = [existing_file(Path(entry).expanduser()) for entry in data if entry != EXPRESSIONS]
     rows = [row for path in files for row in read_rows(path, convert, config.invalid, counts)]
     pairs = [row for row in rows if isinstance(row, Pair)]
     prompts = [row for row in rows if isinstance(row, Prompted)]
-    if EXPRESSIONS in config.data:
+    if EXPRESSIONS in data:
         prompts += training_prompts(config.examples, config.seed, "reward")
     if prompts:
         saved = draft.scratch / "answers.jsonl"

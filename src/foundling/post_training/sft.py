@@ -18,7 +18,7 @@ from foundling.core.stages import Inputs
 from foundling.models.build import build
 from foundling.models.language_model import LanguageModel
 from foundling.post_training.config import EXPRESSIONS, OWN_EXPRESSIONS, SFTConfig
-from foundling.post_training.data import Example, as_example, existing_file, expression_examples, read_rows
+from foundling.post_training.data import Example, as_example, existing_file, expression_examples, read_rows, sources
 from foundling.post_training.own_samples import right_answers, sample_answers, training_prompts
 from foundling.post_training.packing import Encoded, PackedRows
 from foundling.post_training.rewards import Prompted, as_prompted, is_prompted
@@ -80,13 +80,14 @@ def build_sft(config: SFTConfig, inputs: Inputs, draft: Draft) -> None:
     if config.init == "random":
         module = build(module.config, config.seed)
     skipped: Counter[str] = Counter()
-    examples, prompts = _given(config, skipped)
+    data = sources(config, inputs)
+    examples, prompts = _given(config, data, skipped)
     if prompts:
         examples += _own_examples(config, prompts, module, tokenizer, draft)
     prepare(module, config)
     if not examples:
         left_out = f"skipped: {dict(skipped) or 'nothing'}"
-        raise FoundlingError(f"there is no example in {', '.join(config.data)}", left_out)
+        raise FoundlingError(f"there is no example in {', '.join(data)}", left_out)
     encoded, too_long = encode(examples, tokenizer, config)
     rows = PackedRows(encoded, config.context, tokenizer.pad_id, config.seed)
     steps = config.steps or max(1, round(rows.rows_in(config.epochs) / config.batch_size))
@@ -94,10 +95,11 @@ def build_sft(config: SFTConfig, inputs: Inputs, draft: Draft) -> None:
     objective = SupervisedFineTuning(rows, config.batch_size, config.noise)
     summary = tune(module, objective, resolved, base, draft, "sft", module.config)
     draft.metrics |= {"examples": len(encoded), "skipped": dict(skipped) | too_long}
+    names = ", ".join(Path(entry).name for entry in data)
     start = "a base model" if config.init == "base" else "random weights (a control: the base gives only its shape)"
     card = tuned_card(
         "Fine-tuned language model",
-        f"Fine-tuned from {start} on {len(encoded):,} examples of {', '.join(config.data)}. It answers chats.",
+        f"Fine-tuned from {start} on {len(encoded):,} examples of {names}. It answers chats.",
         resolved,
         inputs,
         {"Training loss (nats a token of the answers)": {"last steps": summary.loss}},
@@ -106,8 +108,8 @@ def build_sft(config: SFTConfig, inputs: Inputs, draft: Draft) -> None:
     write_tuned(module, tokenizer, resolved, base, draft, card)
 
 
-def _given(config: SFTConfig, skipped: Counter[str]) -> tuple[list[Example], list[Prompted]]:
-    """The examples of `config.data`, and the prompts for which the base's own right answers become examples.
+def _given(config: SFTConfig, data: Sequence[str], skipped: Counter[str]) -> tuple[list[Example], list[Prompted]]:
+    """The examples of `data`, and the prompts for which the base's own right answers become examples.
 
     Raises:
         FoundlingError: a missing file, or a broken row (with `invalid: refuse`).
@@ -118,7 +120,7 @@ def _given(config: SFTConfig, skipped: Counter[str]) -> tuple[list[Example], lis
 
     examples: list[Example] = []
     prompts: list[Prompted] = []
-    for entry in config.data:
+    for entry in data:
         if entry == EXPRESSIONS:
             examples += expression_examples(config.examples, config.seed)
         elif entry == OWN_EXPRESSIONS:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from foundling.core.rng import numpy_rng
 from foundling.post_training.data import Message
 
@@ -18,6 +20,7 @@ Ask = Callable[[Sequence[Sequence[Message]], int], list[str]]  # chats and a see
 
 PROMPT = "Here are some tasks:\n\n{shown}\n\nWrite one more task of another kind. Write the task only, in one line."
 SHOWN = 6
+ROUND = 16  # instructions asked for together
 MOST_ALIKE = 0.7  # ROUGE-L above which an instruction is a repetition (Self-Instruct, section 2.2)
 _FORBIDDEN = re.compile(r"\b(image|picture|photo|graph|file|video|audio|draw|plot)s?\b", re.IGNORECASE)
 _WORD = re.compile(r"\w+")
@@ -30,20 +33,6 @@ class Synthesised:
     rows: list[dict[str, Any]]
     left_out: Counter[str]
 
-    def card(self, seeds: int, model: str) -> str:
-        """A data card in Markdown."""
-        made = len(self.rows) + sum(self.left_out.values())
-        lines = [f"- {reason}: {count}" for reason, count in sorted(self.left_out.items())]
-        lengths = sorted(len(_WORD.findall(row["messages"][0]["content"])) for row in self.rows) or [0]
-        return "\n".join(
-            [
-                "# Synthetic instructions", "",
-                f"{len(self.rows)} of {made} instructions that `{model}` wrote from {seeds} seeds (Self-Instruct), "
-                "each with its answer by the same model. None was read by a person.", "",
-                f"Median length: {lengths[len(lengths) // 2]} words.", "", "Left out:", "", *lines,
-            ]
-        )  # fmt: skip
-
 
 def synthesise(seeds: Sequence[str], n: int, ask: Ask, seed: int) -> Synthesised:
     """Up to `n` new instructions with answers; stops after four tries for each that is wanted.
@@ -53,20 +42,19 @@ def synthesise(seeds: Sequence[str], n: int, ask: Ask, seed: int) -> Synthesised
     """
     pool, left_out = list(seeds), Counter[str]()
     fresh: list[str] = []
-    for attempt in range(4 * n):
-        if len(fresh) == n:
-            break
-        rng = numpy_rng(seed, "synthesis", attempt)
-        chosen = rng.choice(len(pool), min(SHOWN, len(pool)), replace=False)
-        shown = "\n".join(f"- {pool[int(i)]}" for i in chosen)
-        [text] = ask([[{"role": "user", "content": PROMPT.format(shown=shown)}]], attempt)
-        candidate = text.strip().removeprefix("-").strip()
-        why = unfit(candidate, pool)
-        if why:
-            left_out[why] += 1
-            continue
-        pool.append(candidate)
-        fresh.append(candidate)
+    tries = 0
+    while len(fresh) < n and tries < 4 * n:
+        count = min(ROUND, n - len(fresh), 4 * n - tries)
+        chats = [_asked(pool, numpy_rng(seed, "synthesis", tries + number)) for number in range(count)]
+        for text in ask(chats, tries):
+            candidate = text.strip().removeprefix("-").strip()
+            why = unfit(candidate, pool)
+            if why:
+                left_out[why] += 1
+                continue
+            pool.append(candidate)
+            fresh.append(candidate)
+        tries += count
     answers = ask([[{"role": "user", "content": one}] for one in fresh], -1) if fresh else []
     rows = []
     for one, answer in zip(fresh, answers, strict=True):
@@ -75,6 +63,12 @@ def synthesise(seeds: Sequence[str], n: int, ask: Ask, seed: int) -> Synthesised
             continue
         rows.append({"messages": [{"role": "user", "content": one}, {"role": "assistant", "content": answer}]})
     return Synthesised(rows, left_out)
+
+
+def _asked(pool: Sequence[str], rng: np.random.Generator) -> list[Message]:
+    chosen = rng.choice(len(pool), min(SHOWN, len(pool)), replace=False)
+    shown = "\n".join(f"- {pool[int(i)]}" for i in chosen)
+    return [{"role": "user", "content": PROMPT.format(shown=shown)}]
 
 
 def unfit(instruction: str, pool: Sequence[str]) -> str:
