@@ -30,6 +30,7 @@ STAGES: dict[str, Stage] = {
             "Read, filter, deduplicate and split documents.",
             "foundling.corpus.config:CorpusConfig",
             "foundling.corpus.build:build",
+            {"not_in": Port(("corpus",), "an earlier corpus: copies of its documents are left out", required=False)},
             outside="foundling.corpus.sources:outside",
         ),
         Stage(
@@ -189,7 +190,10 @@ STAGES: dict[str, Stage] = {
 def wired(verb: str) -> dict[str, Callable[..., Any]]:
     """What a stage needs from layers above its own, as callables."""
     if verb == "corpus":
-        return {"held_out_prompts": load_attribute("foundling.evaluation.tasks.expressions:held_out_prompts")}
+        return {
+            "held_out_prompts": load_attribute("foundling.evaluation.tasks.expressions:held_out_prompts"),
+            "scorer": lambda model: load_attribute("foundling.evaluation.scorer:bits_per_byte_of")(model),
+        }
     if verb == "pretrain":
         return {"sample": load_attribute("foundling.inference.model:sample_texts")}
     return {}

@@ -26,6 +26,7 @@ from foundling.corpus.config import CorpusConfig
 from foundling.corpus.decontaminate import HeldOut
 from foundling.corpus.documents import SCHEMA, Quarantine, with_ids
 from foundling.corpus.readers import registry
+from foundling.corpus.repeated import write_pieces
 from foundling.corpus.rules import c4, fineweb, gopher, language, licences, personal, shape, web
 from foundling.corpus.rules.rule import Rule, apply
 from foundling.corpus.signatures import SHINGLE_WORDS, signatures
@@ -40,6 +41,7 @@ DROPPED_SCHEMA = pa.schema(
 )
 PORTION_BYTES = 8_000_000
 _ROWS = 1024
+FACT_BYTES = 32
 MIN_SHINGLES = 20  # a text with fewer runs of five words is compared exactly only: MinHash says nothing about it
 
 
@@ -82,7 +84,7 @@ def folder_of(block: Block, folder: Path) -> Path:
     return folder / f"block-{block.number:06d}"
 
 
-def sign_earlier(config: CorpusConfig, folder: Path) -> Path:
+def sign_earlier(corpora: Sequence[str], folder: Path) -> Path:
     """A directory with the facts and signatures of the earlier corpora's documents, as a block has them.
 
     Raises:
@@ -91,7 +93,7 @@ def sign_earlier(config: CorpusConfig, folder: Path) -> Path:
     target = folder / "earlier"
     target.mkdir(parents=True, exist_ok=True)
     with (target / "facts.i64").open("wb") as facts, (target / "signatures.u32").open("wb") as signed:
-        for corpus in config.not_in:
+        for corpus in corpora:
             files = [path for split in ("train", "validation") if (path := _split_file(corpus, split)).is_file()]
             if not files:
                 raise FoundlingError(f"not_in: {corpus} is no corpus", "it has no train.parquet")
@@ -108,9 +110,10 @@ def _split_file(corpus: str, split: str) -> Path:
 
 def rules_of(config: CorpusConfig) -> list[Rule]:
     """All rules of a config, in the order in which they run."""
-    generated = shape.generated() if config.drop_generated else []
+    generated = shape.generated() if config.code and config.code.generated else []
     strip = licences.rules() if config.strip_licences else []
-    return [*generated, *strip, *shape.rules(config), *_published(config), *personal.rules(config)]
+    code = shape.code(config.code) if config.code else []
+    return [*generated, *strip, *shape.rules(config), *code, *_published(config), *personal.rules(config)]
 
 
 def _published(config: CorpusConfig) -> list[Rule]:
@@ -142,6 +145,8 @@ def _write(block: Block, rules: Sequence[Rule], config: CorpusConfig, held_out: 
         (folder / "facts.i64").open("wb") as facts,
         (folder / "signatures.u32").open("wb") as signed,
     ):
+        if config.repeated:
+            write_pieces(pl.Series([], dtype=pl.String), config.repeated, folder)  # the files must be there
         for portion in _portions(block, config, quarantine):
             read.update({"documents": len(portion), "bytes": int(portion["text"].str.len_bytes().sum())})
             outcome = apply(portion, rules)
@@ -156,6 +161,8 @@ def _write(block: Block, rules: Sequence[Rule], config: CorpusConfig, held_out: 
                 words = word_hashes(FlatText.of(kept["text"]))
                 _facts(kept, words, held_out).tofile(facts)
                 signatures(words).tofile(signed)
+                if config.repeated:
+                    write_pieces(kept["text"], config.repeated, folder)
     counts = {"read": {"documents": 0, "bytes": 0} | read, "edited": edited, "quarantine": dict(quarantine.counts)}
     write_json(folder / "counts.json", counts)
     write_json(folder / "quarantine.json", quarantine.entries)

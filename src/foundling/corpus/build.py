@@ -6,71 +6,82 @@ then the decisions that need all documents (on 0.5 KB a document), then the file
 
 from __future__ import annotations
 
-import fnmatch
-import json
-import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet
-from numpy.typing import NDArray
 
 from foundling.core.artifacts import Draft
-from foundling.core.errors import FoundlingError, nearest
+from foundling.core.errors import FoundlingError
 from foundling.core.files import write_json
 from foundling.core.stages import Inputs
-from foundling.corpus import block, duplicates, engines, mixture, page, quality, splits
+from foundling.corpus import block, decide, engines, page, quality, writing
 from foundling.corpus.block import Facts
 from foundling.corpus.columns import Ints
 from foundling.corpus.config import CorpusConfig
 from foundling.corpus.decontaminate import HeldOut
-from foundling.corpus.documents import SCHEMA
-from foundling.corpus.rules.rule import explain
-from foundling.corpus.signatures import PERMUTATIONS, Signatures
+from foundling.corpus.evaluation_items import read_items
+from foundling.corpus.repeated import Cuts
+from foundling.corpus.rules.web import domain
+from foundling.corpus.signatures import Bands
+from foundling.corpus.writing import Writer
 
-# What becomes of a document; the order is that of REASONS.
-TRAIN, VALIDATION, EXACT, NEAR, CONTAMINATED = range(5)
-REASONS = {EXACT: "exact duplicate", NEAR: "near duplicate", CONTAMINATED: "contaminated: holds an evaluation prompt"}
-_EXAMPLES = 3
+_SHOWN_CLUSTERS = 12
+_SHOWN_MEMBERS = 4
 
 
 def build(
-    config: CorpusConfig, inputs: Inputs, draft: Draft, *, held_out_prompts: Callable[[], list[str]] | None = None
+    config: CorpusConfig,
+    inputs: Inputs,
+    draft: Draft,
+    *,
+    held_out_prompts: Callable[[], list[str]] | None = None,
+    scorer: Callable[[str], quality.BitsOf] | None = None,
 ) -> None:
     """Write train.parquet, validation.parquet, dropped.parquet, quarantine.jsonl, report.json and report.html.
 
     Args:
         held_out_prompts: gives the evaluation items that train must not hold.
+        scorer: makes, from the name of a model, a function from texts to their bits per byte.
 
     Raises:
         FoundlingError: the data name nothing, or nothing is left of them.
     """
-    items = held_out_prompts() if held_out_prompts and config.decontaminate else []
+    items = _evaluation_items(config, held_out_prompts)
     held_out = HeldOut(items)
-    scorers, learned = quality.prepare(config)
+    scorers, learned = quality.prepare(config, scorer)
     folders = engines.run_blocks(config, held_out, scorers, draft.scratch / "blocks")
     counts = [block.read_counts(folder) for folder in folders]
     facts = Facts.load(folders)
     _refuse_empty(facts, folders, counts, config)
-    fate, clusters = _decide(config, facts, folders, _earlier(config, draft.scratch))
-    leaks = pl.Series([*items, ""], dtype=pl.String)[facts.contaminated_by]
-    uses, epochs = _mix(config, facts, folders, fate == TRAIN)
-    _write_documents(draft.path, folders, fate, uses, leaks)
-    _write_quarantine(draft.path / "quarantine.jsonl", folders)
-    report = _report(draft.path, counts, facts, fate, held_out)
-    report |= {"learned": learned, "epochs": epochs}
+    fate, clusters = decide.fates(config, facts, folders, _earlier(config, inputs, draft.scratch))
+    train = fate == decide.TRAIN
+    uses, epochs = decide.uses(config, facts, folders, train)
+    cuts = Cuts(config.repeated, folders, train, draft.scratch) if config.repeated else None
+    writer = Writer(draft.path, config, fate, facts.contaminated_by, items, cuts)
+    writer.write(folders, uses)
+    writing.quarantine(draft.path / "quarantine.jsonl", folders)
+    report = _funnel(counts, writer, held_out) | _contents(draft.path) | {"learned": learned}
+    report |= {"epochs": epochs, "phases": _phases(config, writer), "fingerprint": writer.fingerprint}
+    report |= _duplication(config, clusters, folders)
     write_json(draft.path / "report.json", report)
     page.write(draft.path, report, clusters, facts.sizes)
     draft.seeds["validation"] = config.seed
-    draft.metrics |= {k: report[k] for k in ("train", "validation", "read", "dropped_share")}
+    draft.metrics |= {k: report[k] for k in ("train", "validation", "read", "dropped_share", "fingerprint")}
 
 
-def _refuse_empty(facts: Facts, folders: list[Path], counts: list[dict[str, Any]], config: CorpusConfig) -> None:
+def _evaluation_items(config: CorpusConfig, wired: Callable[[], list[str]] | None) -> list[str]:
+    if not config.decontaminate:
+        return []
+    return [*(wired() if wired else []), *read_items(config.evaluation_sets, config.evaluation_fields)]
+
+
+def _refuse_empty(
+    facts: Facts, folders: Sequence[Path], counts: Sequence[Mapping[str, Any]], config: CorpusConfig
+) -> None:
     if len(facts.ids):
         return
     reasons: Counter[str] = sum((Counter(count["quarantine"]) for count in counts), Counter())
@@ -80,132 +91,14 @@ def _refuse_empty(facts: Facts, folders: list[Path], counts: list[dict[str, Any]
     raise FoundlingError(f"no document of {', '.join(config.data)} is left", why, "Check the data or relax the rules")
 
 
-def _earlier(config: CorpusConfig, scratch: Path) -> list[Path]:
-    return [block.sign_earlier(config, scratch)] if config.not_in else []
+def _earlier(config: CorpusConfig, inputs: Inputs, scratch: Path) -> list[Path]:
+    given = inputs.get("not_in")
+    corpora = [*config.not_in, *([str(given.path)] if given else [])]
+    return [block.sign_earlier(corpora, scratch)] if corpora else []
 
 
-def _decide(
-    config: CorpusConfig, facts: Facts, folders: list[Path], earlier: list[Path]
-) -> tuple[NDArray[np.int8], Ints]:
-    """((documents,) the fate of each, (documents,) its cluster of near duplicates).
-
-    Args:
-        earlier: directories with facts and signatures of earlier corpora; their documents come first, so they stay.
-    """
-    everything = Facts.load([*earlier, *folders])
-    old = len(everything.ids) - len(facts.ids)
-    fate = np.full(len(facts.ids), TRAIN, np.int8)
-    fate[duplicates.exact(everything.ids.view(np.uint64))[old:]] = EXACT
-    alive = fate == TRAIN
-    signed = _all_signatures([*earlier, *folders], folders[0].parent)
-    clusters = np.arange(len(fate))
-    if config.near_duplicates:
-        among = np.concatenate([np.ones(old, bool), alive]) & (everything.comparable > 0)
-        clusters = duplicates.near_clusters(signed, config.near_duplicates, among)
-        fate[alive & ~duplicates.choose(clusters)[old:]] = NEAR
-        alive = fate == TRAIN
-        clusters = clusters[old:]
-    signed = signed[old:]
-    similar = np.arange(len(fate))
-    if config.same_side:
-        similar = duplicates.near_clusters(signed, config.same_side, alive & (facts.comparable > 0))
-    eligible = _eligible(config, folders)
-    if config.validation_bytes:
-        index = np.flatnonzero(alive)
-        ids, sizes = facts.ids.view(np.uint64)[index], facts.sizes[index]
-        fate[index[splits.validation(config, ids, sizes, similar[index], eligible[index])]] = VALIDATION
-    fate[(fate == TRAIN) & (facts.contaminated_by >= 0)] = CONTAMINATED
-    return fate, clusters
-
-
-def _all_signatures(folders: list[Path], scratch: Path) -> Signatures:
-    """(documents, PERMUTATIONS) the signatures of all blocks, on disk: half a kilobyte a document."""
-    path = scratch / "signatures.u32"
-    with path.open("wb") as file:
-        for folder in folders:
-            with (folder / "signatures.u32").open("rb") as part:
-                shutil.copyfileobj(part, file)
-    if not path.stat().st_size:
-        return np.zeros((0, PERMUTATIONS), np.uint32)
-    return np.memmap(path, np.uint32, "r").reshape(-1, PERMUTATIONS)
-
-
-def _eligible(config: CorpusConfig, folders: list[Path]) -> NDArray[np.bool_]:
-    wanted = config.validation_source
-    sources = pl.concat([pl.read_parquet(f / "documents.parquet", columns=["source"]) for f in folders])["source"]
-    if wanted is None:
-        return np.ones(len(sources), bool)
-    names = sources.unique().sort().to_list()
-    matching = fnmatch.filter(names, wanted)
-    if not matching:
-        options = f"sources: {', '.join(names[:8])}"
-        raise FoundlingError(f"no source is {wanted!r} (validation_source)", options, nearest(wanted, names))
-    return sources.is_in(matching).to_numpy()
-
-
-def _mix(
-    config: CorpusConfig, facts: Facts, folders: list[Path], train: NDArray[np.bool_]
-) -> tuple[Ints, dict[str, float]]:
-    """((documents,) how often each training document is used, epochs of each group)."""
-    if config.mixture is None:
-        return train.astype(np.int64), {}
-    column = pl.col("source") if config.mixture.by == "source" else pl.col("meta").str.json_path_match("$.language")
-    files = [folder / "documents.parquet" for folder in folders]
-    groups = pl.scan_parquet(files).select(column.fill_null("").alias("group")).collect()["group"].to_numpy()
-    names = sorted(set(groups[train].tolist()))
-    sizes = {name: int(facts.sizes[train & (groups == name)].sum()) for name in names}
-    epochs = mixture.plan(config.mixture, sizes)
-    used = mixture.uses(groups.tolist(), facts.ids.view(np.uint64), epochs)
-    return used * train, {name: round(value, 4) for name, value in epochs.items()}
-
-
-def _write_documents(path: Path, folders: list[Path], fate: NDArray[np.int8], uses: Ints, leaks: pl.Series) -> None:
-    """Write the splits and what was dropped.
-
-    Args:
-        uses: (documents,) how often each goes into train; the second use comes after the first of all others.
-        leaks: (documents,) the evaluation item that each holds, shown in place of its beginning.
-    """
-    schema = pa.schema(dict.fromkeys(SCHEMA, pa.large_string()))
-    writer = pa.parquet.ParquetWriter
-    with (
-        writer(path / "train.parquet", schema, compression="zstd") as train,
-        writer(path / "validation.parquet", schema, compression="zstd") as validation,
-        writer(path / "dropped.parquet", block.DROPPED_SCHEMA, compression="zstd") as dropped,
-    ):
-        start = 0
-        for folder in folders:
-            for rows in block.rows_of(folder / "dropped.parquet"):
-                dropped.write_table(rows.to_arrow().cast(block.DROPPED_SCHEMA))
-            for rows in block.rows_of(folder / "documents.parquet"):
-                part = pl.Series(fate[start : start + len(rows)])
-                start += len(rows)
-                train.write_table(rows.filter(pl.Series(uses[start - len(rows) : start] > 0)).to_arrow().cast(schema))
-                validation.write_table(rows.filter(part == VALIDATION).to_arrow().cast(schema))
-                for code, reason in REASONS.items():
-                    shown = leaks[start - len(rows) : start].filter(part == code) if code == CONTAMINATED else None
-                    gone = explain(rows.filter(part == code), reason, shown).select(block.DROPPED_SCHEMA.names)
-                    dropped.write_table(gone.to_arrow().cast(block.DROPPED_SCHEMA))
-        for epoch in range(1, int(uses.max(initial=0))):
-            start = 0
-            for folder in folders:
-                for rows in block.rows_of(folder / "documents.parquet"):
-                    again = pl.Series(uses[start : start + len(rows)] > epoch)
-                    start += len(rows)
-                    train.write_table(rows.filter(again).to_arrow().cast(schema))
-
-
-def _write_quarantine(path: Path, folders: list[Path]) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        for folder in folders:
-            for entry in block.read_quarantine(folder):
-                file.write(json.dumps(entry, ensure_ascii=False, sort_keys=True) + "\n")
-
-
-def _report(
-    path: Path, counts: list[dict[str, Any]], facts: Facts, fate: NDArray[np.int8], held_out: HeldOut
-) -> dict[str, Any]:
-    """The funnel: what was read, what each reason took, what is left."""
+def _funnel(counts: Sequence[Mapping[str, Any]], writer: Writer, held_out: HeldOut) -> dict[str, Any]:
+    """What was read, what each reason took, what is left."""
     read: Counter[str] = Counter()
     edited: dict[str, Counter[str]] = {}
     quarantine: Counter[str] = Counter()
@@ -214,34 +107,78 @@ def _report(
         quarantine.update(count["quarantine"])
         for name, numbers in count["edited"].items():
             edited.setdefault(name, Counter()).update(numbers)
-    dropped = pl.read_parquet(path / "dropped.parquet")
-    by_reason = dropped.group_by("reason", maintain_order=True).agg(
-        pl.len().alias("documents"), pl.col("bytes").sum(), pl.col("meta").head(_EXAMPLES).alias("examples")
-    )
-    left = {"train": _size(facts, fate == TRAIN), "validation": _size(facts, fate == VALIDATION)}
+    if writer.cut["documents"]:
+        edited["repeated pieces cut"] = writer.cut
+    dropped = dict(sorted(writer.dropped.items(), key=lambda item: -item[1]["documents"]))
     return {
         "read": dict(read),
-        "edited": {name: dict(numbers) for name, numbers in edited.items()},
-        "dropped": {row.pop("reason"): row for row in by_reason.sort("documents", descending=True).to_dicts()},
-        "dropped_share": round(int(dropped["bytes"].sum()) / max(read["bytes"], 1), 4),
-        "quarantine": dict(quarantine),
-        "held_out_items": {"given": len(held_out.items), "too short to look for": held_out.ignored},
-        "sources": {name: _by_source(path / f"{name}.parquet") for name in ("train", "validation")},
-        "languages": _languages(path / "train.parquet"),
-        **left,
+        "edited": {name: dict(numbers) for name, numbers in edited.items() if numbers["documents"]},
+        "dropped": dropped,
+        "dropped_share": round(sum(row["documents"] for row in dropped.values()) / max(read["documents"], 1), 4),
+        "quarantine": dict(quarantine.most_common()),
+        "evaluation_items": {"checked": len(held_out.items) - held_out.ignored, "too_short": held_out.ignored},
+        **{split: dict(size) for split, size in writer.sizes.items()},
     }
 
 
-def _size(facts: Facts, chosen: NDArray[np.bool_]) -> dict[str, int]:
-    return {"documents": int(chosen.sum()), "bytes": int(facts.sizes[chosen].sum())}
+def _contents(path: Path) -> dict[str, Any]:
+    """Shares of sources, languages and web domains."""
+    return {
+        "sources": {split: _by_source(path / f"{split}.parquet") for split in ("train", "validation")},
+        "languages": _sizes_by(path / "train.parquet", pl.col("meta").str.json_path_match("$.language")),
+        "domains": _sizes_by(path / "train.parquet", domain(pl.col("meta").str.json_path_match("$.url")), 50),
+    }
 
 
-def _languages(path: Path) -> dict[str, int]:
-    """Bytes of each language, where the documents' meta name one."""
-    language = pl.col("meta").str.json_path_match("$.language").alias("language")
-    sizes = pl.scan_parquet(path).select(language, pl.col("text").str.len_bytes().cast(pl.Int64).alias("bytes"))
-    found = sizes.drop_nulls().group_by("language").sum().sort("bytes", "language", descending=[True, False]).collect()
-    return dict(found.iter_rows())
+def _phases(config: CorpusConfig, writer: Writer) -> list[dict[str, float]]:
+    """The parts of the training in order: their share of the steps and what train.parquet holds for each."""
+    if config.mixture is None or not config.mixture.phases:
+        return []
+    total = sum(phase.share for phase in config.mixture.phases)
+    pairs = zip(config.mixture.phases, writer.phases, strict=True)
+    return [{"share": round(phase.share / total, 6), **size} for phase, size in pairs]
+
+
+def _duplication(config: CorpusConfig, clusters: Ints, folders: Sequence[Path]) -> dict[str, Any]:
+    """How many near duplicates there are, how likely the search finds a pair, and the largest clusters to look at."""
+    if not config.near_duplicates:
+        return {"near_duplicates": {}}
+    first, members = np.unique(clusters, return_counts=True)
+    largest = first[np.argsort(-members, kind="stable")][:_SHOWN_CLUSTERS]
+    shown = {int(c): np.flatnonzero(clusters == c).tolist() for c in largest if members[first == c] > 1}
+    beginnings = _beginnings(folders, sorted(n for numbers in shown.values() for n in numbers[:_SHOWN_MEMBERS]))
+    bands = Bands.for_threshold(config.near_duplicates)
+    recall = {f"{s / 20:.2f}": round(bands.recall(s / 20), 4) for s in range(10, 21)}
+    numbers = {"threshold": config.near_duplicates, "bands": bands.count, "rows": bands.rows, "recall": recall}
+    examples = [
+        {"documents": len(found), "members": [beginnings[n] for n in found[:_SHOWN_MEMBERS]]}
+        for found in shown.values()
+    ]
+    return {"near_duplicates": {**numbers, "clusters": int((members > 1).sum()), "examples": examples}}
+
+
+def _beginnings(folders: Sequence[Path], wanted: Sequence[int]) -> dict[int, dict[str, str]]:
+    """The source and the first characters of the documents of these numbers, in order."""
+    found: dict[int, dict[str, str]] = {}
+    start = 0
+    for folder in folders:
+        count = (folder / "facts.i64").stat().st_size // block.FACT_BYTES
+        here = [number - start for number in wanted if start <= number < start + count]
+        if here:
+            rows = pl.read_parquet(folder / "documents.parquet", columns=["id", "source", "text"])[here]
+            shown = rows.with_columns(pl.col("text").str.slice(0, 160)).to_dicts()
+            found |= {start + number: row for number, row in zip(here, shown, strict=True)}
+        start += count
+    return found
+
+
+def _sizes_by(path: Path, value: pl.Expr, most: int = 1000) -> dict[str, int]:
+    """Bytes of each value, where documents have one; the largest first."""
+    sizes = pl.scan_parquet(path).select(
+        value.alias("value"), pl.col("text").str.len_bytes().cast(pl.Int64).alias("bytes")
+    )
+    grouped = sizes.drop_nulls().group_by("value").sum().sort("bytes", "value", descending=[True, False])
+    return dict(grouped.head(most).collect().iter_rows())
 
 
 def _by_source(path: Path) -> dict[str, dict[str, int]]:

@@ -8,12 +8,14 @@ from foundling.core.config import Config, option
 from foundling.corpus.mixture import Mixture
 from foundling.corpus.rules.config import (
     C4Quality,
+    CodeQuality,
     FineWebQuality,
     GopherQuality,
     GopherRepetition,
     Language,
     Perplexity,
     Quality,
+    RepeatedText,
     WebSignals,
 )
 
@@ -35,12 +37,11 @@ class CorpusConfig(Config):
     piece_characters: int = option(60_000, "plain text files longer than this are cut at blank lines", ge=1000)
     min_characters: int = option(100, "shorter documents are dropped", ge=1)
     max_characters: int = option(1_000_000, "longer documents are dropped", ge=1)
-    max_line_characters: int = option(1000, "a source file with a longer line is taken for minified or data", ge=1)
-    max_mean_line_characters: int = option(200, "source files with a longer mean line are dropped", ge=1)
-    min_letter_share: float = option(0.25, "source files with a smaller share of letters are dropped", ge=0, le=1)
-    drop_generated: bool = option(True, "drop files that say that a program wrote them")
+    code: CodeQuality | None = option(CodeQuality(), "The Stack's and StarCoder's rules on source files")
     strip_licences: bool = option(True, "cut licence boilerplate from the head of source files")
-    personal_data: Treatment = option("redact", "e-mail addresses: redact, drop the document, or keep")
+    emails: Treatment = option("redact", "e-mail addresses: redact, drop the document, or keep")
+    ip_addresses: Treatment = option("redact", "public IP addresses: redact, drop the document, or keep")
+    phone_numbers: Treatment = option("redact", "phone numbers: redact, drop the document, or keep")
     secrets: Treatment = option("drop", "private keys and access tokens: redact, drop the document, or keep")
     web: WebSignals | None = option(None, "rules on addresses, votes, licences and robots directives")
     language: Language | None = option(None, "language identification")
@@ -50,14 +51,20 @@ class CorpusConfig(Config):
     fineweb: FineWebQuality | None = option(None, "FineWeb's quality rules")
     quality: Quality | None = option(None, "a quality classifier, learned from good examples")
     perplexity: Perplexity | None = option(None, "a perplexity filter by an n-gram model")
+    repeated: RepeatedText | None = option(None, "cut lines or paragraphs that occurred before, in any document")
+    exact_duplicates: bool = option(True, "drop documents whose very text occurred before")
     near_duplicates: float = option(
         0.8, "Jaccard similarity from which one of two documents goes; 0: keep all", ge=0, le=1
     )
+    representative: Literal["first", "longest"] = option("first", "which of a cluster of near duplicates stays")
     not_in: tuple[str, ...] = option(
         (), "earlier corpora (folders with train.parquet): copies and near duplicates of their documents go"
     )
     same_side: float = option(0.5, "documents at least this similar fall on the same side of the split", ge=0, le=1)
-    decontaminate: bool = option(True, "drop training documents that hold an evaluation prompt")
+    decontaminate: bool = option(True, "drop training documents that hold an evaluation item")
+    evaluation_sets: tuple[str, ...] = option((), "files (JSON lines, Parquet, CSV, text) of items to look for")
+    evaluation_fields: tuple[str, ...] = option((), "their fields that hold the items; none: every text field")
+    dialogues: bool = option(False, "write the conversations found in training text to dialogues.jsonl")
     validation_source: str | None = option(None, "take validation only from this source (a glob: `package:*`)")
     validation_bytes: int = option(800_000, "size of the validation split (0: none)", ge=0)
     validation_share: float = option(0.1, "the validation split takes at most this share of the text", ge=0, le=0.5)

@@ -7,14 +7,11 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from foundling.core.report import Page, cards, details, figure, new_figure, side_by_side, table
 from foundling.core.units import human_bytes, human_count
 from foundling.corpus.representation import representation
-
-_EXAMPLES = 3
 
 
 def write(folder: Path, report: dict[str, Any], clusters: NDArray[np.int64], sizes: NDArray[np.int64]) -> None:
@@ -29,18 +26,29 @@ def write(folder: Path, report: dict[str, Any], clusters: NDArray[np.int64], siz
     left = {name: (human_bytes(report[name]["bytes"]), f"{human_count(report[name]['documents'])} documents")
             for name in ("read", "train", "validation")}  # fmt: skip
     page.section("What is left", cards(left), _sources(report))
-    page.section("What each rule took", *_dropped(folder, report), note="A document counts under the first rule.")
+    page.section("What each rule took", *_dropped(report), note="A document counts under the first rule.")
     if report["edited"]:
         rows = [[name, n["documents"], human_bytes(n["bytes_removed"])] for name, n in report["edited"].items()]
         page.section("What was changed", table(["change", "documents", "shorter by"], rows))
     if report["quarantine"]:
         rows = [[reason, count] for reason, count in report["quarantine"].items()]
         page.section("Quarantine", table(["reason", "records"], rows), note="All of them are in quarantine.jsonl.")
-    if len(sizes):
-        with matplotlib.rc_context({"svg.hashsalt": "corpus"}):  # the same figure is the same bytes
+    with matplotlib.rc_context({"svg.hashsalt": "corpus"}):  # the same figure is the same bytes
+        if len(sizes):
             page.section("Lengths and duplicates", side_by_side(_lengths(sizes), _duplication(clusters)))
+        if report["near_duplicates"]:
+            page.section("Near duplicates", *_near_duplicates(report["near_duplicates"]))
     if report["languages"]:
         page.section("Languages", *_languages(report["languages"]))
+    if report["domains"]:
+        total = report["train"]["bytes"] or 1
+        rows = [[name, human_bytes(n), f"{n / total:.2%}"] for name, n in report["domains"].items()]
+        page.section("Web domains", table(["domain", "size", "share"], rows), note="The fifty largest.")
+    if report["epochs"]:
+        page.section("Mixture", *_mixture(report), note="How often the documents of each group are used.")
+    if report["learned"]:
+        rows = [[name, key, value] for name, numbers in report["learned"].items() for key, value in numbers.items()]
+        page.section("Learned filters", table(["filter", "number", "value"], rows))
     page.write(folder / "report.html")
 
 
@@ -53,17 +61,48 @@ def _sources(report: dict[str, Any]) -> str:
     return table(["split", "source", "documents", "size", "share"], rows)
 
 
-def _dropped(folder: Path, report: dict[str, Any]) -> list[str]:
+def _dropped(report: dict[str, Any]) -> list[str]:
     if not report["dropped"]:
         return ["Nothing."]
-    rows = [[reason, n["documents"], human_bytes(n["bytes"])] for reason, n in report["dropped"].items()]
-    dropped = pl.scan_parquet(folder / "dropped.parquet")
-    examples = dropped.group_by("reason", maintain_order=True).head(_EXAMPLES).collect()
+    read = report["read"]["documents"] or 1
+    left, rows = read, []
+    for reason, n in report["dropped"].items():
+        left -= n["documents"]
+        rows.append([reason, n["documents"], f"{n['documents'] / read:.2%}", human_bytes(n["bytes"]), left])
     shown = [
-        details(reason, table(["source", "begins (or holds)"], [[r["source"], r["excerpt"]] for r in part.to_dicts()]))
-        for (reason,), part in examples.group_by("reason", maintain_order=True)
+        details(reason, table(["source", "begins (or holds)"], [[e["source"], e["excerpt"]] for e in n["examples"]]))
+        for reason, n in report["dropped"].items()
     ]
-    return [table(["reason", "documents", "size"], rows), *shown]
+    return [table(["reason", "documents", "share", "size", "documents left"], rows), *shown]
+
+
+def _near_duplicates(found: dict[str, Any]) -> list[str]:
+    fig, axes = new_figure(5, 2.8)
+    axes.plot([float(s) for s in found["recall"]], list(found["recall"].values()))
+    axes.axvline(found["threshold"], linestyle=":", color="grey")
+    axes.set_xlabel("Jaccard similarity of two documents")
+    axes.set_ylabel("probability to be compared")
+    bands, rows = found["bands"], found["rows"]
+    note = f"{found['clusters']:,} clusters at a similarity of {found['threshold']} or more."
+    curve = figure(fig, f"Expected recall: 1 - (1 - s^{rows})^{bands}, for {bands} bands of {rows} values")
+    shown = [
+        details(
+            f"{cluster['documents']} documents: {cluster['members'][0]['text'][:80]}",
+            table(["id", "source", "begins"], [[m["id"], m["source"], m["text"]] for m in cluster["members"]]),
+        )
+        for cluster in found["examples"]
+    ]
+    return [note, curve, *(["The largest, to look at:"] if shown else []), *shown]
+
+
+def _mixture(report: dict[str, Any]) -> list[str]:
+    phases = report["epochs"]
+    names = [f"phase {n}: {phase['share']:.0%} of the steps" for n, phase in enumerate(report["phases"], 1)] or [
+        "epochs"
+    ]
+    groups = sorted({group for epochs in phases for group in epochs})
+    rows = [[group, *(f"{epochs.get(group, 0):.2f}" for epochs in phases)] for group in groups]
+    return [table(["group", *names], rows)]
 
 
 def _lengths(sizes: NDArray[np.int64]) -> Any:

@@ -26,12 +26,13 @@ from foundling.corpus.documents import Quarantine
 from foundling.corpus.readers import registry
 from foundling.corpus.rules.config import Perplexity, Quality
 from foundling.corpus.rules.rule import Drop, Label, Rule
-from foundling.corpus.sources import blocks
+from foundling.corpus.sources import blocks, scoring_model
 from foundling.corpus.words import word_hashes
 
 _BUCKETS = 1 << 18
 _RIDGE = 1e-3
 Floats = NDArray[np.float64]
+BitsOf = Callable[[Sequence[str]], Floats]
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,12 @@ def roc_auc(scores: Floats, labels: Floats) -> float:
     return float((ranks[labels == 1].sum() - positive * (positive + 1) / 2) / (positive * negative))
 
 
-def prepare(config: CorpusConfig) -> tuple[list[Rule], dict[str, Any]]:
-    """Train what the config asks for: (rules that use it, numbers for the report)."""
+def prepare(config: CorpusConfig, scorer: Callable[[str], BitsOf] | None = None) -> tuple[list[Rule], dict[str, Any]]:
+    """Train what the config asks for: (rules that use it, numbers for the report).
+
+    Args:
+        scorer: makes, from a model directory, a function from texts to their bits per byte.
+    """
     rules: list[Rule] = []
     report: dict[str, Any] = {}
     if config.quality:
@@ -96,12 +101,27 @@ def prepare(config: CorpusConfig) -> tuple[list[Rule], dict[str, Any]]:
         rules += scored("quality", model.score, lowest=model.threshold)
         report["quality"] = {"auc": round(model.auc, 4), "threshold": round(model.threshold, 4), "good": len(good)}
     if config.perplexity:
-        reference = _texts(config, config.perplexity.reference, config.perplexity)
-        ngrams = KneserNey(reference, config.perplexity.order)
-        most = config.perplexity.max_bits_per_byte
-        rules += scored("bits_per_byte", lambda texts: ngrams.bits_of(texts.to_list()), highest=most)
-        report["perplexity"] = {"order": config.perplexity.order, "reference_texts": len(reference)}
+        limits = config.perplexity
+        bits_of, report["perplexity"] = _perplexity(config, limits, scorer)
+        rules += scored(
+            "bits_per_byte",
+            lambda texts: bits_of(texts.to_list()),
+            lowest=limits.min_bits_per_byte or None,
+            highest=limits.max_bits_per_byte,
+        )
     return rules, report
+
+
+def _perplexity(
+    config: CorpusConfig, limits: Perplexity, scorer: Callable[[str], BitsOf] | None
+) -> tuple[BitsOf, dict[str, Any]]:
+    """(the bits per byte of texts under the model or the n-grams, what the report says about it)."""
+    if limits.model is None:
+        reference = _texts(config, limits.reference, limits)
+        return KneserNey(reference, limits.order).bits_of, {"order": limits.order, "reference_texts": len(reference)}
+    if scorer is None:
+        raise FoundlingError("perplexity.model needs a scorer", "this call of the stage was given none")
+    return scorer(str(scoring_model(limits.model))), {"model": limits.model}
 
 
 def scored(

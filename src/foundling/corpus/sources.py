@@ -12,7 +12,8 @@ from foundling.core.errors import FoundlingError
 from foundling.core.files import sha256_file, sha256_tree
 from foundling.corpus import installed
 from foundling.corpus.config import INSTALLED_PYTHON, CorpusConfig
-from foundling.corpus.readers import registry
+from foundling.corpus.readers import hub, registry
+from foundling.models.locate import locate
 
 BLOCK_BYTES = 8_000_000
 
@@ -42,8 +43,18 @@ def outside(config: CorpusConfig) -> dict[str, str]:
     named = [*config.data]
     named += config.quality.good if config.quality else ()
     named += config.perplexity.reference if config.perplexity else ()
+    named += config.evaluation_sets
+    named += [config.web.robots_txt] if config.web and config.web.robots_txt else []
     found = {entry: _fingerprint(entry, config) for entry in named}
+    if config.perplexity and config.perplexity.model:
+        found["perplexity.model"] = sha256_tree(scoring_model(config.perplexity.model))
     return found | {f"not in {folder}": sha256_tree(Path(folder).expanduser()) for folder in config.not_in}
+
+
+def scoring_model(spec: str) -> Path:
+    """The directory of the model of a perplexity filter: given as such, a package or a hub id."""
+    path = Path(spec).expanduser()
+    return path if path.is_dir() else locate(spec)
 
 
 def blocks(config: CorpusConfig) -> list[Block]:
@@ -71,17 +82,24 @@ def _pieces(config: CorpusConfig) -> Iterator[tuple[Piece, int]]:
                 yield Piece(str(path), name, source, "text"), path.stat().st_size
             yield Piece("", "documentation", installed.DOCUMENTATION, "documentation"), 0
             continue
-        for path, name in _find(entry):
-            reader = registry.reader_for(path)
+        for path, name in find(entry):
+            reader = "jsonl" if entry.startswith(hub.PREFIX) and path.suffix == ".json" else registry.reader_for(path)
             size = path.stat().st_size
             can_cut = registry.can_cut(reader, path)
             for start in range(0, max(size, 1), BLOCK_BYTES) if can_cut else [0]:
                 end = min(start + BLOCK_BYTES, size) if can_cut else None
-                yield Piece(str(path), name, f"file:{name}", reader, start, end), (end or size) - start
+                source = entry if entry.startswith(hub.PREFIX) else f"file:{name}"
+                yield Piece(str(path), name, source, reader, start, end), (end or size) - start
 
 
-def _find(entry: str) -> list[tuple[Path, str]]:
-    """Files of one entry with the names they go by: the file's name, or its path inside the named folder."""
+def find(entry: str) -> list[tuple[Path, str]]:
+    """Files of one entry with the names they go by: the file's name, or its path inside the named folder.
+
+    Raises:
+        FoundlingError: there are none.
+    """
+    if entry.startswith(hub.PREFIX):
+        return hub.files(entry)
     path = Path(entry).expanduser()
     if path.is_file():
         return [(path, path.name)]
@@ -110,6 +128,6 @@ def _fingerprint(entry: str, config: CorpusConfig) -> str:
         for name, text in installed.documentation():
             digest.update(f"{name}\0{text}\0".encode())
     else:
-        for path, name in _find(entry):
+        for path, name in find(entry):
             digest.update(f"{name}\0{sha256_file(path)}\n".encode())
     return f"sha256:{digest.hexdigest()}"

@@ -103,12 +103,13 @@ def _hash_words(data: Bytes, edges: Ints) -> tuple[Hashes, Ints]:
     positions = np.flatnonzero(inside)
     number = np.cumsum(begins)[positions] - 1
     place = positions - starts[number]
-    terms = (_FOLD[data[positions]].astype(np.uint64) + np.uint64(1)) * _powers(int(place.max()) + 1)[place]
+    terms = (_FOLD[data[positions]].astype(np.uint64) + np.uint64(1)) * powers(int(place.max()) + 1)[place]
     first_term = np.searchsorted(positions, starts)
     return mix(np.add.reduceat(terms, first_term)), starts
 
 
-def _powers(n: int) -> Hashes:
+def powers(n: int) -> Hashes:
+    """(n,) powers of the base of polynomial hashes, modulo 2^64."""
     out = np.full(n, _BASE, np.uint64)
     out[0] = 1
     return np.multiply.accumulate(out)

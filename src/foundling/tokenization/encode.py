@@ -3,19 +3,22 @@
 <split>.bin         token ids, uint16 or uint32 little-endian; each document is [end-of-text] + its ids
 <split>.index.npy   (documents + 1,) int64 offsets into it
 <split>.bytes.npy   (documents,) int64 UTF-8 bytes of each document
-tokens.json         dtype, vocab_size, eot_id and the size of each split; the tokenizer's files lie beside it
+tokens.json         dtype, vocab_size, eot_id, the size of each split and the phases of a curriculum (share of the
+                    steps, tokens); the tokenizer's files lie beside it
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from foundling.core import progress
-from foundling.core.artifacts import Draft
+from foundling.core.artifacts import Artifact, Draft
 from foundling.core.errors import FoundlingError
 from foundling.core.files import write_json
 from foundling.core.stages import Inputs
@@ -45,9 +48,19 @@ def build(config: TokenizeConfig, inputs: Inputs, draft: Draft) -> None:
     if not splits["train"]["documents"]:
         raise FoundlingError("the corpus has no training documents", "there is nothing to tokenize")
     about = {"dtype": dtype.name, "vocab_size": tokenizer.vocab_size, "eot_id": tokenizer.eot_id, "splits": splits}
+    about["phases"] = _phases(corpus, np.load(draft.path / "train.index.npy"))
     write_json(draft.path / "tokens.json", about)
     draft.metrics |= splits
     draft.metrics["bytes_per_token"] = round(splits["train"]["bytes"] / splits["train"]["tokens"], 4)
+
+
+def _phases(corpus: Artifact, index: NDArray[np.int64]) -> list[dict[str, float]]:
+    """The parts of a curriculum: their share of the training steps and their tokens, which follow one another."""
+    report = corpus.path / "report.json"
+    phases = json.loads(report.read_text(encoding="utf-8")).get("phases", []) if report.is_file() else []
+    edges = np.cumsum([0, *(phase["documents"] for phase in phases)])
+    tokens = np.diff(index[edges])
+    return [{"share": p["share"], "tokens": int(n)} for p, n in zip(phases, tokens, strict=True)]
 
 
 def write_split(

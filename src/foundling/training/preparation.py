@@ -54,7 +54,8 @@ def prepare(config: PretrainConfig, tokens: Path, base: Path | None) -> Preparat
     """
     of_tokens = Tokenizer.load(tokens)
     tokenizer = with_special_tokens(of_tokens, special_tokens(config))
-    train, validation = TokenSplit(tokens, "train"), TokenSplit(tokens, "validation")
+    train = TokenSplit(tokens, "train", planned_rows=config.steps * config.batch_size)
+    validation = TokenSplit(tokens, "validation")
     module = start(config, base, of_tokens, tokenizer)
     held_out = HeldOut(validation, config.context, config.validation_tokens)
     evaluate = held_out.score

@@ -18,9 +18,11 @@ class TokenSplit:
         stream: (tokens,) the documents one after another, memory-mapped.
         starts: (documents + 1,) int64 offsets into the stream.
         bytes: (documents,) int64 UTF-8 bytes of each document.
+        phases: the (share of the rows, tokens) of a curriculum's parts, in order; empty without one.
+        planned_rows: the rows that training will take in all; a curriculum's shares are shares of them.
     """
 
-    def __init__(self, directory: Path, split: str) -> None:
+    def __init__(self, directory: Path, split: str, planned_rows: int = 0) -> None:
         meta = _read_meta(directory)
         if split not in meta["splits"]:
             raise FoundlingError(
@@ -29,6 +31,9 @@ class TokenSplit:
         self.name = split
         self.vocab_size: int = meta["vocab_size"]
         self.eot_id: int = meta["eot_id"]
+        listed = meta.get("phases", []) if split == "train" and planned_rows else []
+        self.phases = [(float(phase["share"]), int(phase["tokens"])) for phase in listed]
+        self.planned_rows = planned_rows
         self.starts: NDArray[np.int64] = np.load(directory / f"{split}.index.npy")
         self.bytes: NDArray[np.int64] = np.load(directory / f"{split}.bytes.npy")
         file = directory / f"{split}.bin"

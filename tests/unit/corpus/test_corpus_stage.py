@@ -80,11 +80,11 @@ def test_every_document_is_kept_or_counted(folder: Path, tmp_path: Path) -> None
         "near duplicate": 1,
         "too short": 1,
         "empty": 1,
-        "generated": 1,
-        "minified: a very long line": 1,
-        "data: few letters": 1,
+        "code: generated": 1,
+        "code: a very long line": 1,
+        "code: few letters": 1,
         "secret": 1,
-        "contaminated: holds an evaluation prompt": 1,
+        "contaminated: holds an evaluation item": 1,
     }
     quarantined = [json.loads(line) for line in corpus.file("quarantine.jsonl").read_text().splitlines()]
     assert {q["file"]: q["reason"] for q in quarantined} == {

@@ -31,7 +31,7 @@ def test_near_duplicates_share_a_cluster_and_strangers_do_not() -> None:
     texts = [" ".join(t) for t in [*base, *copies]]
     clusters = duplicates.near_clusters(signatures(hashes(texts)), 0.8, np.ones(60, bool))
     assert clusters.tolist() == [*range(30), *range(30)]
-    assert np.flatnonzero(duplicates.choose(clusters)).tolist() == list(range(30))
+    assert np.flatnonzero(duplicates.choose(clusters, np.arange(60))).tolist() == list(range(30))
 
 
 def test_documents_that_are_not_compared_stay_alone() -> None:

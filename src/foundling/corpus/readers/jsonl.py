@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _FRAME_CHARACTERS = 8_000_000
 _MAX_META_CHARACTERS = 2000
+CHAT_FIELDS = ("messages", "conversations")
 
 
 def read(piece: Piece, config: CorpusConfig, quarantine: Quarantine) -> Iterator[pl.DataFrame]:
@@ -103,19 +104,21 @@ def pick_text(row: Any, config: CorpusConfig) -> tuple[str, dict[str, Any]] | st
         return "not a JSON object"
     text = row.get(config.text_field)
     if text is None and config.text_field not in row:
-        text = _dialogue(row)
+        text = dialogue(row)
     if not isinstance(text, str):
         kind = f"field {config.text_field!r} is {type(text).__name__}"
         return kind if config.text_field in row else f"no field {config.text_field!r}"
     if not text.isascii() and _LONE_SURROGATE.search(text):
         return "not UTF-8: a lone surrogate"
+    if "\0" in text:
+        return "binary (holds a NUL byte)"
     rest = {key: value for key, value in row.items() if key != config.text_field and _is_plain(value)}
     return text, rest
 
 
-def _dialogue(row: dict[str, Any]) -> str | None:
+def dialogue(row: dict[str, Any]) -> str | None:
     """A chat log (OpenAI's `messages` or ShareGPT's `conversations`) as "role: words" paragraphs, or None."""
-    turns = row.get("messages") or row.get("conversations")
+    turns = next((row[name] for name in CHAT_FIELDS if row.get(name)), None)
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         return None
     said = [(turn.get("role") or turn.get("from"), turn.get("content") or turn.get("value")) for turn in turns]

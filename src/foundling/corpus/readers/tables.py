@@ -15,17 +15,23 @@ import pyarrow.parquet
 from foundling.core.errors import FoundlingError, nearest
 from foundling.corpus.config import CorpusConfig
 from foundling.corpus.documents import Quarantine
+from foundling.corpus.readers.jsonl import CHAT_FIELDS, dialogue
 from foundling.corpus.readers.streams import BROKEN, open_stream
 
 if TYPE_CHECKING:
     from foundling.corpus.sources import Piece
 
-_ROWS = 4096
+_ROWS = 256  # few, so that a batch is small whatever a row holds
 
 
 def read_parquet(piece: Piece, config: CorpusConfig, quarantine: Quarantine) -> Iterator[pl.DataFrame]:
-    """Row batches of a Parquet file."""
-    yield from _guarded(lambda: pa.parquet.ParquetFile(piece.path).iter_batches(_ROWS), piece, config, quarantine)
+    """Row batches of a Parquet file, read page by page."""
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        with pa.parquet.ParquetFile(piece.path, buffer_size=1 << 20, pre_buffer=False) as file:
+            yield from file.iter_batches(_ROWS)
+
+    yield from _guarded(batches, piece, config, quarantine)
 
 
 def read_csv(piece: Piece, config: CorpusConfig, quarantine: Quarantine) -> Iterator[pl.DataFrame]:
@@ -75,15 +81,33 @@ def _documents(
     table: pl.DataFrame, first_row: int, piece: Piece, config: CorpusConfig, quarantine: Quarantine
 ) -> pl.DataFrame:
     if config.text_field not in table.columns:
-        columns = ", ".join(table.columns)
-        hint = nearest(config.text_field, table.columns)
-        raise FoundlingError(f"{piece.name} has no column {config.text_field!r}", f"columns: {columns}", hint)
-    plain = [c for c in table.columns if c != config.text_field and not table.schema[c].is_nested()]
+        chat = next((name for name in CHAT_FIELDS if name in table.columns), None)
+        if chat is None:
+            columns = ", ".join(table.columns)
+            hint = nearest(config.text_field, table.columns)
+            raise FoundlingError(f"{piece.name} has no column {config.text_field!r}", f"columns: {columns}", hint)
+        told = [dialogue({chat: turns}) for turns in table[chat].to_list()]
+        table = table.with_columns(pl.Series(config.text_field, told, dtype=pl.String))
+    plain = [
+        c
+        for c in table.columns
+        if c != config.text_field and not table.schema[c].is_nested() and table.schema[c] != pl.Binary
+    ]
     meta = [json.dumps({"path": piece.name, **row}, sort_keys=True, ensure_ascii=False, default=str) for row in
             table.select(plain).to_dicts()] if plain else [json.dumps({"path": piece.name})] * len(table)  # fmt: skip
     documents = table.select(pl.col(config.text_field).cast(pl.String).alias("text")).with_columns(
         pl.lit(piece.source).alias("source"), pl.Series("meta", meta, dtype=pl.String)
     )
-    for number in documents["text"].is_null().arg_true():
-        quarantine.add(piece.name, f"row {first_row + number}", "the text is null")
-    return documents.filter(pl.col("text").is_not_null())
+    longest = config.max_record_bytes
+    problem = documents.select(
+        pl.when(pl.col("text").is_null())
+        .then(pl.lit("the text is null"))
+        .when(pl.col("text").str.len_bytes() > longest)
+        .then(pl.lit(f"longer than {longest} bytes"))
+        .when(pl.col("text").str.contains("\0", literal=True))
+        .then(pl.lit("binary (holds a NUL byte)"))
+    ).to_series()
+    for number in problem.is_not_null().arg_true():
+        excerpt = (documents["text"][number] or "")[:400]
+        quarantine.add(piece.name, f"row {first_row + number}", problem[number], excerpt)
+    return documents.filter(problem.is_null())

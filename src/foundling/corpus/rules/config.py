@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+from pydantic import model_validator
+
 from foundling.core.config import Config, option
 
 
@@ -59,8 +63,23 @@ class C4Quality(Config):
     min_sentences: int | None = option(5, "fewest sentences of what is left of a page")
 
 
+class CodeQuality(Config):
+    """Filters of The Stack and StarCoder (Kocetkov et al. 2022; Li et al. 2023, section 3), for source files only."""
+
+    max_line_length: int | None = option(1000, "a file with a longer line is taken for minified or data", ge=1)
+    max_mean_line_length: float | None = option(100, "files with a longer mean line go", ge=1)
+    min_alphabetic: float | None = option(0.25, "smallest share of letters", ge=0, le=1)
+    generated: bool = option(True, "drop files that say that a program wrote them")
+    xml: bool = option(True, "drop files that are XML, whatever their ending")
+    data_characters: tuple[int, int] | None = option((50, 5000), "JSON and YAML files of another length are data")
+
+
 class WebSignals(Config):
-    """What a page's address and its publisher say, read from its meta fields."""
+    """What a page's address and its publisher say, read from its meta fields.
+
+    The readers of web pages fill `url`, `license` (rel="license"), `robots` (header and meta) and `terms`
+    ("tdm-reserved" where the site reserves its rights by the TDM Reservation Protocol).
+    """
 
     url_field: str = option("url", "the meta field with the address")
     blocked_domains: tuple[str, ...] = option((), "drop pages of these domains and their subdomains")
@@ -71,9 +90,13 @@ class WebSignals(Config):
     licence_field: str = option("license", "the meta field with the licence")
     allowed_licences: tuple[str, ...] = option((), "if given, keep only these licences (SPDX names, any case)")
     robots_field: str = option("robots", "the meta field with the page's or site's robots directives")
-    refused_robots: tuple[str, ...] = option(
-        ("noai", "noindex", "notrain"), "drop pages that say one of these, or whose terms forbid training"
+    refused_robots: tuple[str, ...] = option(("noai", "noindex", "notrain"), "drop pages that say one of these")
+    robots_txt: str | None = option(None, 'JSON lines {"host": ..., "robots": text of the host\'s robots.txt}')
+    robots_agents: tuple[str, ...] = option(
+        ("CCBot", "GPTBot", "Google-Extended"), "drop pages that robots_txt forbids to any of these agents"
     )
+    terms_field: str = option("terms", "the meta field with the site's terms of service")
+    refused_terms: tuple[str, ...] = option(("tdm-reserved", "no-training"), "drop pages whose terms say one of these")
 
 
 class Language(Config):
@@ -92,9 +115,25 @@ class Quality(Config):
 
 
 class Perplexity(Config):
-    """A byte n-gram model of reference texts; documents that it predicts badly go."""
+    """Documents that a model predicts badly (or too well) go: a byte n-gram model of reference texts, or any model."""
 
-    reference: tuple[str, ...] = option(help="files or globs with reference text", min_length=1)
+    reference: tuple[str, ...] = option((), "files or globs with reference text for the n-gram model")
+    model: str | None = option(None, "a language model in its place: a path, package or hub id")
     max_bits_per_byte: float = option(3.0, "documents that need more go", gt=0)
+    min_bits_per_byte: float = option(0.0, "documents that need less go: repetitions, tables", ge=0)
     order: int = option(5, "longest n-gram in bytes", ge=1, le=8)
     examples: int = option(2000, "reference texts to learn from, at most", ge=1)
+
+    @model_validator(mode="after")
+    def _one_scorer(self) -> Perplexity:
+        if bool(self.reference) == bool(self.model):
+            raise ValueError("give either `reference` texts for an n-gram model or a `model`")
+        return self
+
+
+class RepeatedText(Config):
+    """Lines or paragraphs that many documents share (menus, disclaimers): the first ones stay, later ones are cut."""
+
+    unit: Literal["line", "paragraph"] = option("paragraph", "what is compared: lines, or what blank lines separate")
+    times: int = option(1, "how often one may occur in the training text", ge=1)
+    min_characters: int = option(40, "shorter ones may repeat", ge=1)

@@ -1,15 +1,15 @@
-"""Rules on a document's length and, for source files only, on lines, letters and generated code.
-
-Those are StarCoder's filters (Li et al. 2023, section 3): in prose a paragraph is one long line.
-"""
+"""Rules on a document's length and, for source files only (in prose a paragraph is one long line), on their shape."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import numpy as np
 import polars as pl
 
 from foundling.corpus.columns import LETTERS, FlatText, characters, lines
 from foundling.corpus.config import CorpusConfig
+from foundling.corpus.rules.config import CodeQuality
 from foundling.corpus.rules.rule import Drop
 
 # BigCode's list of phrases in the head of generated files, without those that prose also uses.
@@ -22,20 +22,41 @@ _HEAD_CHARACTERS = 800
 
 
 def rules(config: CorpusConfig) -> list[Drop]:
-    """The shape rules of a config, cheap ones first."""
+    """The rules on length."""
     return [
         Drop("empty", lambda d: d["text"].str.strip_chars().str.len_bytes() == 0),
         Drop("too short", lambda d: _characters(d) < config.min_characters),
         Drop("too long", lambda d: _characters(d) > config.max_characters),
-        Drop("minified: a very long line", lambda d: d["code"] & (_longest_line(d) > config.max_line_characters)),
-        Drop("minified: long lines", lambda d: d["code"] & (_mean_line(d) > config.max_mean_line_characters)),
-        Drop("data: few letters", lambda d: d["code"] & (_letter_share(d) < config.min_letter_share)),
     ]
+
+
+def code(config: CodeQuality) -> list[Drop]:
+    """The rules on source files that the config leaves switched on, cheap ones first."""
+    longest, mean, letters = config.max_line_length, config.max_mean_line_length, config.min_alphabetic
+    found: list[Drop] = []
+    if config.xml:
+        found.append(
+            Drop("code: XML", lambda d: d["code"] & d["text"].str.slice(0, 100).str.contains(r"<\?xml version="))
+        )
+    if config.data_characters is not None:
+        found.append(Drop("code: a data file", partial(_data_file, limits=config.data_characters)))
+    if longest is not None:
+        found.append(Drop("code: a very long line", lambda d: d["code"] & (_longest_line(d) > longest)))
+    if mean is not None:
+        found.append(Drop("code: long lines", lambda d: d["code"] & (_mean_line(d) > mean)))
+    if letters is not None:
+        found.append(Drop("code: few letters", lambda d: d["code"] & (_letter_share(d) < letters)))
+    return found
 
 
 def generated() -> list[Drop]:
     """The rule on generated source files; it looks at the head, so it must run before licences are cut off."""
-    return [Drop("generated", _generated)]
+    return [Drop("code: generated", _generated)]
+
+
+def _data_file(documents: pl.DataFrame, limits: tuple[int, int]) -> pl.Series:
+    path = documents["meta"].str.json_path_match("$.path").str.to_lowercase()
+    return path.str.contains(r"\.(json|ya?ml)$").fill_null(False) & ~_characters(documents).is_between(*limits)
 
 
 def _generated(documents: pl.DataFrame) -> pl.Series:

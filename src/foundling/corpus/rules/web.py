@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from urllib.robotparser import RobotFileParser
+
 import polars as pl
 
+from foundling.core.errors import FoundlingError
+from foundling.corpus.readers.streams import open_stream
 from foundling.corpus.rules.config import WebSignals
 from foundling.corpus.rules.rule import Drop
 
@@ -13,7 +19,7 @@ _HOST = r"^(?:[a-zA-Z][a-zA-Z0-9+.-]*:)?//(?:[^/@]*@)?([^/:?#]+)"
 def rules(config: WebSignals) -> list[Drop]:
     """The rules that the config sets; a page without the field passes, except where only listed values may."""
     url = _meta(config.url_field)
-    host = url.str.extract(_HOST, 1).str.to_lowercase().str.strip_chars_end(".")
+    host = domain(url)
     found: list[tuple[str, pl.Expr]] = []
     if config.blocked_domains:
         found.append(("url: blocked domain", _in_domains(host, config.blocked_domains)))
@@ -29,7 +35,56 @@ def rules(config: WebSignals) -> list[Drop]:
         found.append(("licence: not allowed", ~_meta(config.licence_field).str.to_lowercase().is_in(names)))
     if config.refused_robots:
         found.append(("robots: refused", _has_word(_meta(config.robots_field), config.refused_robots)))
-    return [_drop(reason, bad) for reason, bad in found]
+    if config.refused_terms:
+        found.append(("terms: refused", _has_word(_meta(config.terms_field), config.refused_terms)))
+    drops = [_drop(reason, bad) for reason, bad in found]
+    return [*drops, *_robots_txt(config, url, host)]
+
+
+def _robots_txt(config: WebSignals, url: pl.Expr, host: pl.Expr) -> list[Drop]:
+    """Drops pages whose host's robots.txt (RFC 9309) forbids them to one of the agents."""
+    if config.robots_txt is None:
+        return []
+    sites = _parsed_robots(Path(config.robots_txt).expanduser())
+
+    def forbidden(documents: pl.DataFrame) -> pl.Series:
+        pages = documents.select(url.alias("url"), host.alias("host")).iter_rows()
+        return pl.Series(
+            [
+                site is not None and not all(site.can_fetch(agent, address) for agent in config.robots_agents)
+                for address, site in ((address, sites.get(name)) for address, name in pages)
+            ],
+            dtype=pl.Boolean,
+        )
+
+    return [Drop("robots.txt: forbidden", forbidden)]
+
+
+def _parsed_robots(path: Path) -> dict[str, RobotFileParser]:
+    """Host -> its robots.txt.
+
+    Raises:
+        FoundlingError: a line is not {"host": ..., "robots": ...}.
+    """
+    sites = {}
+    with open_stream(str(path)) as file:
+        for number, line in enumerate(file, 1):
+            try:
+                row = json.loads(line)
+                host, text = row["host"].lower(), row["robots"]
+                sites[host] = RobotFileParser()
+                sites[host].parse(text.splitlines())
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                what = f"robots_txt: line {number} of {path.name} is not understood"
+                raise FoundlingError(
+                    what, f'expected {{"host": "a.org", "robots": "User-agent: ..."}} ({error})'
+                ) from None
+    return sites
+
+
+def domain(url: pl.Expr) -> pl.Expr:
+    """The host of an address, in lower case; null if there is none."""
+    return url.str.extract(_HOST, 1).str.to_lowercase().str.strip_chars_end(".")
 
 
 def _drop(reason: str, bad: pl.Expr) -> Drop:
