@@ -30,7 +30,11 @@ STAGES: dict[str, Stage] = {
             "Read, filter, deduplicate and split documents.",
             "foundling.corpus.config:CorpusConfig",
             "foundling.corpus.build:build",
-            {"not_in": Port(("corpus",), "an earlier corpus: copies of its documents are left out", required=False)},
+            {
+                "held_out": Port(
+                    ("corpus",), "a corpus whose validation documents must not be trained on", required=False
+                )
+            },
             outside="foundling.corpus.sources:outside",
         ),
         Stage(

@@ -84,17 +84,16 @@ def folder_of(block: Block, folder: Path) -> Path:
     return folder / f"block-{block.number:06d}"
 
 
-def sign_earlier(corpora: Sequence[str], folder: Path) -> Path:
-    """A directory with the facts and signatures of the earlier corpora's documents, as a block has them.
+def sign(corpora: Sequence[str], splits: Sequence[str], target: Path) -> Path:
+    """A directory with the facts and signatures of the documents of finished corpora, as a block has them.
 
     Raises:
         FoundlingError: a folder holds no corpus.
     """
-    target = folder / "earlier"
     target.mkdir(parents=True, exist_ok=True)
     with (target / "facts.i64").open("wb") as facts, (target / "signatures.u32").open("wb") as signed:
         for corpus in corpora:
-            files = [path for split in ("train", "validation") if (path := _split_file(corpus, split)).is_file()]
+            files = [path for split in splits if (path := _split_file(corpus, split)).is_file()]
             if not files:
                 raise FoundlingError(f"not_in: {corpus} is no corpus", "it has no train.parquet")
             for rows in (rows for file in files for rows in rows_of(file)):

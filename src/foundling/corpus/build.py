@@ -57,7 +57,7 @@ def build(
     counts = [block.read_counts(folder) for folder in folders]
     facts = Facts.load(folders)
     _refuse_empty(facts, folders, counts, config)
-    fate, clusters = decide.fates(config, facts, folders, _earlier(config, inputs, draft.scratch))
+    fate, clusters = decide.fates(config, facts, folders, *_others(config, inputs, draft.scratch))
     train = fate == decide.TRAIN
     uses, epochs = decide.uses(config, facts, folders, train)
     cuts = Cuts(config.repeated, folders, train, draft.scratch) if config.repeated else None
@@ -91,10 +91,11 @@ def _refuse_empty(
     raise FoundlingError(f"no document of {', '.join(config.data)} is left", why, "Check the data or relax the rules")
 
 
-def _earlier(config: CorpusConfig, inputs: Inputs, scratch: Path) -> list[Path]:
-    given = inputs.get("not_in")
-    corpora = [*config.not_in, *([str(given.path)] if given else [])]
-    return [block.sign_earlier(corpora, scratch)] if corpora else []
+def _others(config: CorpusConfig, inputs: Inputs, scratch: Path) -> tuple[list[Path], Path | None]:
+    """Facts and signatures of (the earlier corpora, the documents that another corpus holds out)."""
+    earlier = [block.sign(config.not_in, ("train", "validation"), scratch / "earlier")] if config.not_in else []
+    given = inputs.get("held_out")
+    return earlier, block.sign([str(given.path)], ("validation",), scratch / "held-out") if given else None
 
 
 def _funnel(counts: Sequence[Mapping[str, Any]], writer: Writer, held_out: HeldOut) -> dict[str, Any]:

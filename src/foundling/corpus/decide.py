@@ -19,23 +19,31 @@ from foundling.corpus.config import CorpusConfig
 from foundling.corpus.signatures import PERMUTATIONS, Signatures
 
 # What becomes of a document; the order is that of REASONS.
-TRAIN, VALIDATION, EXACT, NEAR, CONTAMINATED = range(5)
-REASONS = {EXACT: "exact duplicate", NEAR: "near duplicate", CONTAMINATED: "contaminated: holds an evaluation item"}
+TRAIN, VALIDATION, EXACT, NEAR, HELD_OUT, CONTAMINATED = range(6)
+REASONS = {
+    EXACT: "exact duplicate",
+    NEAR: "near duplicate",
+    HELD_OUT: "similar to a held-out document",
+    CONTAMINATED: "contaminated: holds an evaluation item",
+}
 Fates = NDArray[np.int8]
 
 
-def fates(config: CorpusConfig, facts: Facts, folders: Sequence[Path], earlier: Sequence[Path]) -> tuple[Fates, Ints]:
+def fates(
+    config: CorpusConfig, facts: Facts, folders: Sequence[Path], earlier: Sequence[Path], held_out: Path | None = None
+) -> tuple[Fates, Ints]:
     """((documents,) what becomes of each, (documents,) its cluster of near duplicates).
 
     Args:
         earlier: directories with facts and signatures of earlier corpora; their documents come first, so they stay.
+        held_out: such a directory of another corpus's validation documents, which must not be trained on.
     """
     everything = Facts.load([*earlier, *folders]) if earlier else facts
     old = len(everything.ids) - len(facts.ids)
     fate = np.full(len(facts.ids), TRAIN, np.int8)
     if config.exact_duplicates:
         fate[duplicates.exact(everything.ids.view(np.uint64))[old:]] = EXACT
-    signed = _all_signatures([*earlier, *folders], folders[0].parent)
+    signed = _all_signatures([*earlier, *folders], folders[0].parent / "signatures.u32")
     clusters = np.arange(len(fate))
     if config.near_duplicates:
         among = np.concatenate([np.ones(old, bool), fate == TRAIN]) & (everything.comparable > 0)
@@ -44,6 +52,8 @@ def fates(config: CorpusConfig, facts: Facts, folders: Sequence[Path], earlier: 
         rank[:old] = np.iinfo(np.int64).min  # an earlier corpus keeps what it has
         fate[(fate == TRAIN) & ~duplicates.choose(found, rank)[old:]] = NEAR
         clusters = found[old:]
+    if held_out:
+        fate[(fate == TRAIN) & _similar(config, facts, folders, held_out)] = HELD_OUT
     if config.validation_bytes:
         _hold_out(config, facts, folders, signed[old:], fate)
     fate[(fate == TRAIN) & (facts.contaminated_by >= 0)] = CONTAMINATED
@@ -61,9 +71,20 @@ def _hold_out(config: CorpusConfig, facts: Facts, folders: Sequence[Path], signe
     fate[index[splits.validation(config, ids, sizes, similar[index], eligible[index])]] = VALIDATION
 
 
-def _all_signatures(folders: Sequence[Path], scratch: Path) -> Signatures:
-    """(documents, PERMUTATIONS) the signatures of all blocks, on disk: half a kilobyte a document."""
-    path = scratch / "signatures.u32"
+def _similar(config: CorpusConfig, facts: Facts, folders: Sequence[Path], held_out: Path) -> NDArray[np.bool_]:
+    """(documents,) whether the split would not have let the document and a held-out one fall on two sides."""
+    theirs = Facts.load([held_out])
+    old = len(theirs.ids)
+    found = np.isin(facts.ids, theirs.ids)
+    if config.same_side:
+        signed = _all_signatures([held_out, *folders], folders[0].parent / "with-held-out.u32")
+        among = np.concatenate([theirs.comparable, facts.comparable]) > 0
+        found |= duplicates.near_clusters(signed, config.same_side, among)[old:] < old
+    return found
+
+
+def _all_signatures(folders: Sequence[Path], path: Path) -> Signatures:
+    """(documents, PERMUTATIONS) the signatures of all blocks, gathered in a file: half a kilobyte a document."""
     with path.open("wb") as file:
         for folder in folders:
             with (folder / "signatures.u32").open("rb") as part:

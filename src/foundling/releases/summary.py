@@ -27,10 +27,11 @@ def print_summary(life: str, artifacts: Mapping[str, Artifact], planned_seconds:
         table = Table(title=f"\nModels of {life}", title_justify="left", box=None, pad_edge=False)
         table.add_column("model")
         table.add_column("size", justify="right")
-        for _, label in HEADLINES:
+        measured = [(m, label) for m, label in HEADLINES if any(m in e.metrics for _, _, e in rows)]
+        for _, label in measured:
             table.add_column(label, justify="right")
         for name, model, evaluation in rows:
-            scores = [shown(evaluation.metrics.get(metric)) for metric, _ in HEADLINES]
+            scores = [shown(evaluation.metrics.get(metric)) for metric, _ in measured]
             table.add_row(name, human_bytes(weight_bytes(model)), *scores)
         progress.console.print(table)
     took = sum(float(artifact.run.get("seconds", 0)) for artifact in artifacts.values())

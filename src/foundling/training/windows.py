@@ -31,6 +31,9 @@ class Windows:
 
     Args:
         extra: tokens beyond the window that must exist (1 for the last target).
+
+    Attributes:
+        count: windows of one epoch, over all phases.
     """
 
     def __init__(self, split: TokenSplit, length: int, seed: int, extra: int = 0) -> None:
@@ -47,6 +50,7 @@ class Windows:
             count = (tokens - extra - length) // length  # leaves room for an offset below one window
             self._parts.append(_Part(round(row), start, count))
             row, start = row + share * split.planned_rows, start + tokens
+        self.count = sum(part.count for part in self._parts)
 
     def starts(self, numbers: Numbers) -> Numbers:
         """(n,) window numbers of the endless sequence of epochs -> (n,) their offsets in the stream."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -11,7 +12,7 @@ import pytest
 
 from foundling.core.artifacts import Artifact, Store
 from foundling.core.errors import FoundlingError
-from foundling.core.stages import Stage, run_stage
+from foundling.core.stages import Port, Stage, run_stage
 from foundling.corpus import block
 from foundling.corpus.config import CorpusConfig
 from foundling.corpus.rules.config import Language, WebSignals
@@ -292,3 +293,18 @@ def test_documents_of_an_earlier_corpus_go(folder: Path, tmp_path: Path) -> None
     assert reasons(second) == {"exact duplicate": 1, "near duplicate": 1}
     with pytest.raises(FoundlingError, match="is no corpus"):
         make(tmp_path / "store", data=(str(more),), not_in=(str(more),), validation_bytes=0)
+
+
+def test_what_another_corpus_holds_out_is_left_out(folder: Path, tmp_path: Path) -> None:
+    """Also with every filter off, and also what is only similar."""
+    clean = make(tmp_path / "store", data=(str(folder),), validation_bytes=2000)
+    held = texts(clean, "validation")
+    (folder / "similar.txt").write_text(held[0][: len(held[0]) * 3 // 4] + prose(5, 77))
+    (folder / "copy.txt").write_text(held[-1])
+    stage = replace(STAGE, ports={"held_out": Port(("corpus",), "")})
+    config = CorpusConfig(
+        data=(str(folder),), validation_bytes=0, near_duplicates=0, exact_duplicates=False, decontaminate=False
+    )
+    raw, _ = run_stage(Store(tmp_path / "store"), stage, config, {"held_out": clean})
+    assert reasons(raw) == {"similar to a held-out document": len(held) + 2}
+    assert sorted(texts(raw)) == sorted(texts(clean))

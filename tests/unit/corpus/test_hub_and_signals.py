@@ -37,7 +37,7 @@ def clone(tmp_path: Path) -> Path:
 def test_splits_by_file_name(clone: Path) -> None:
     assert names(f"hf:{clone}") == ["data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet"]
     assert names(f"hf:{clone}?split=test") == ["data/test-00000-of-00001.parquet"]
-    with pytest.raises(FoundlingError, match="no split 'validation'; its files name: test, train"):
+    with pytest.raises(FoundlingError, match=r"no split 'validation'\. its files name: test, train"):
         hub.files(f"hf:{clone}?split=validation")
     with pytest.raises(FoundlingError, match="did you mean 'split'"):
         hub.files(f"hf:{clone}?splt=test")
@@ -96,6 +96,13 @@ def test_a_table_whose_rows_are_too_long(tmp_path: Path) -> None:
     )
 
 
+def test_tables_that_are_not_utf_8(tmp_path: Path) -> None:
+    (tmp_path / "names.csv").write_bytes(b"text,\x9d\na,b\n")
+    assert read(tmp_path / "names.csv")[0] == [] and "cannot be read on" in read(tmp_path / "names.csv")[1][0][1]
+    (tmp_path / "rows.csv").write_bytes(b"text,n\ngood,1\n\xff\xfe,2\n")
+    assert read(tmp_path / "rows.csv") == (["good"], [("row 1", "not UTF-8")])
+
+
 def test_what_a_page_says_about_its_use() -> None:
     page = b'<head><meta name="robots" content="noindex, noai"><META content="1" name="tdm-reservation"></head>'
     page += b'<a class="x" rel="license" href="https://creativecommons.org/licenses/by/4.0/">CC</a>'
@@ -130,6 +137,6 @@ def test_terms_and_robots_txt(tmp_path: Path) -> None:
     config = {"data": (str(tmp_path / "pages.jsonl"),), "validation_bytes": 0, "web": others}
     assert reasons(make(tmp_path / "s", **config)) == {"terms: refused": 1}
     robots.write_bytes(gzip.compress(b'{"host": 5}'))
-    with pytest.raises(FoundlingError, match="line 1 of robots.jsonl.gz"):
+    with pytest.raises(FoundlingError, match="line 1 of robots"):
         make(tmp_path / "s", **config)
     assert CorpusConfig().web is None

@@ -10,11 +10,14 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.corpus.test_corpus_stage import make, texts
+from tests.unit.corpus.test_corpus_stage import STAGE, make, texts
 
+from foundling.core.artifacts import Store
 from foundling.core.errors import FoundlingError
+from foundling.core.stages import run_stage
 from foundling.corpus.baselines import KneserNey
-from foundling.corpus.mixture import Mixture, plan, uses
+from foundling.corpus.config import CorpusConfig
+from foundling.corpus.mixture import Mixture, Phase, plan, uses
 from foundling.corpus.quality import roc_auc, train_classifier
 from foundling.corpus.rules.config import Perplexity, Quality
 
@@ -115,3 +118,56 @@ def test_a_mixture_in_the_stage(tmp_path: Path) -> None:
     found = texts(corpus)
     assert len(found) == 24 and sorted(found.count(text) for text in set(found)) == [1] * 6 + [3] * 6
     assert len(set(found[:12])) == 12  # a second use never stands right after the first
+
+
+def test_a_curriculum_uses_other_documents_in_each_phase(tmp_path: Path) -> None:
+    phases = (Phase(share=3, weights={"a": 1.0}), Phase(share=1, weights={"a": 0.0}))
+    first, second = plan(Mixture(phases=phases), {"a": 100, "b": 100})
+    assert first == pytest.approx({"a": 0.75, "b": 0.75}) and second == pytest.approx({"a": 0.0, "b": 0.5})
+    ids = RNG.integers(0, 2**63, 2000).astype(np.uint64)
+    found = uses(np.repeat([0, 1], 1000), ids, np.array([[0.75, 0.75], [0.0, 0.25]]))
+    assert found.max() == 1 and (found.sum(axis=1) <= 1).all()  # b: three quarters first, the others in phase two
+    assert found[1000:].sum() == 1000 and found[:1000, 1].sum() == 0
+
+    for name in ("a", "b"):
+        rows = [json.dumps({"text": speech(f"{name}{i}")}) for i in range(8)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows))
+    data = (str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl"))
+    config = Mixture(phases=(Phase(share=3, weights={"file:b*": 0}), Phase(share=1, weights={"file:a*": 0})))
+    corpus = make(tmp_path / "s", data=data, validation_bytes=0, mixture=config)
+    report = json.loads(corpus.file("report.json").read_text())
+    assert [phase["share"] for phase in report["phases"]] == [0.75, 0.25]
+    sources = pl.read_parquet(corpus.file("train.parquet"))["source"].to_list()
+    count = report["phases"][0]["documents"]
+    assert set(sources[:count]) == {"file:a.jsonl"} and set(sources[count:]) == {"file:b.jsonl"}
+    assert report["phases"][1]["documents"] == len(sources) - count
+    assert "left out by the mixture" in report["dropped"]  # of b, whose share is smaller than its text
+    read = report["read"]["documents"]
+    assert len(set(texts(corpus))) + sum(row["documents"] for row in report["dropped"].values()) == read
+
+
+def test_any_scorer_can_be_the_perplexity_filter(tmp_path: Path) -> None:
+    """A model in place of the n-grams: what is passed in decides."""
+    rows = [{"text": speech("x") + (" zebra" if n % 2 else "")} for n in range(10)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "model").mkdir()
+    config = CorpusConfig(
+        data=(str(tmp_path / "rows.jsonl"),),
+        validation_bytes=0,
+        perplexity=Perplexity(model=str(tmp_path / "model"), max_bits_per_byte=3, min_bits_per_byte=1),
+    )
+
+    def scorer(model: str):  # type: ignore[no-untyped-def]
+        assert model == str(tmp_path / "model")
+        return lambda column: np.array([9.0 if "zebra" in text else 2.0 for text in column])
+
+    made, _ = run_stage(Store(tmp_path / "s"), STAGE, config, {}, {"scorer": scorer})
+    assert len(texts(made)) == 5 and not any("zebra" in text for text in texts(made))
+    assert json.loads(pl.read_parquet(made.file("train.parquet"))["meta"][0])["bits_per_byte"] == 2.0
+    with pytest.raises(ValueError, match="either `reference`"):
+        Perplexity()
+
+
+def test_budgets_in_tokens() -> None:
+    sizes = {"a": 1000}
+    assert only(Mixture(budget_tokens=100, bytes_per_token=5), sizes) == {"a": 0.5}

@@ -1,4 +1,4 @@
-"""Lines and paragraphs that repeat, personal data, dialogues, user's evaluation sets, the representative of a cluster."""
+"""Repeated lines and paragraphs, personal data, dialogues, one's own evaluation sets, which near duplicate stays."""
 
 from __future__ import annotations
 
@@ -55,7 +55,9 @@ def plain_cuts(documents: list[str], config: RepeatedText, among: list[bool]) ->
 
 
 @given(
-    documents=st.lists(st.lists(st.sampled_from(["", "a", "bb é", "bb é!", "cccccc", "日本語"]), max_size=8), max_size=8),
+    documents=st.lists(
+        st.lists(st.sampled_from(["", "a", "bb é", "bb é!", "cccccc", "日本語"]), max_size=8), max_size=8
+    ),
     unit=st.sampled_from(["line", "paragraph"]),
     times=st.integers(1, 2),
     blocks=st.integers(1, 3),
@@ -157,11 +159,13 @@ def test_conversations_are_written_for_later(tmp_path: Path) -> None:
 
 
 def test_rules_on_code_can_be_switched_off(tmp_path: Path) -> None:
-    (tmp_path / "a.py").write_text("x = 1  # " + "y" * 1200 + "\n" + "def f(): return 1\n" * 10)
-    (tmp_path / "b.js").write_text("<?xml version='1.0'?>\n<a>" + "some text in an element\n" * 10 + "</a>\n")
-    (tmp_path / "c.yaml").write_text("key: a value of some length\n" * 300)
-    (tmp_path / "d.py").write_text("def keep(): return 'this one stays in any case'\n" * 5)
-    data = (str(tmp_path),)
+    folder = tmp_path / "code"
+    folder.mkdir()
+    (folder / "a.py").write_text("x = 1  # " + "y" * 1200 + "\n" + "def f(): return 1\n" * 10)
+    (folder / "b.js").write_text("<?xml version='1.0'?>\n<a>" + "some text in an element\n" * 10 + "</a>\n")
+    (folder / "c.yaml").write_text("key: a value of some length\n" * 300)
+    (folder / "d.py").write_text("def keep(): return 'this one stays in any case'\n" * 5)
+    data = (str(folder),)
     on = make(tmp_path / "s", data=data, validation_bytes=0)
     assert reasons(on) == {"code: a very long line": 1, "code: XML": 1, "code: a data file": 1}
     assert len(texts(make(tmp_path / "s", data=data, validation_bytes=0, code=None))) == 4

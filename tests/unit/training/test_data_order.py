@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,27 @@ def test_an_epoch_covers_the_stream_once(split: TokenSplit) -> None:
     assert len(set(first)) == windows.count and set(np.diff(sorted(first))) == {16}
     second = windows.starts(np.arange(windows.count, 2 * windows.count))
     assert first.min() != second.min() and max(first.max(), second.max()) + 17 <= len(split.stream)
+
+
+def test_a_curriculum_takes_each_phase_for_its_share_of_the_steps(tmp_path: Path) -> None:
+    """Three phases of 40, 30 and 30% of the tokens, for half, a quarter and a quarter of the rows."""
+    folder = write_tokens(tmp_path, documents=80)
+    about = json.loads((folder / "tokens.json").read_text())
+    total = about["splits"]["train"]["tokens"]
+    sizes = [int(0.4 * total), int(0.3 * total)]
+    sizes.append(total - sum(sizes))
+    phases = [{"share": share, "tokens": size} for share, size in zip((0.5, 0.25, 0.25), sizes, strict=True)]
+    (folder / "tokens.json").write_text(json.dumps({**about, "phases": phases}))
+    planned = TokenSplit(folder, "train", planned_rows=80)
+    windows = Causal(planned, 16, 4, 0).windows
+    starts = windows.starts(np.arange(100))
+    edges = np.cumsum([0, *sizes])
+    expected = np.repeat([0, 1, 2], [40, 20, 40])  # what goes beyond the plan stays in the last phase
+    assert (np.searchsorted(edges, starts, side="right") - 1 == expected).all()
+    assert (starts + 17 <= edges[expected + 1]).all(), "a window reaches into the next phase"
+    assert windows.of_step(7, 4).tolist() == starts[28:32].tolist()
+    plain = TokenSplit(folder, "train")  # evaluation and studies that plan no rows see one stream
+    assert plain.phases == []
 
 
 def test_targets_are_the_next_tokens_and_segments_the_documents(split: TokenSplit) -> None:

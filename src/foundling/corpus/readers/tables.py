@@ -71,9 +71,11 @@ def _guarded(open_batches, piece, config, quarantine):  # type: ignore[no-untype
     try:
         row = 0
         for batch in open_batches():
+            batch.schema.names  # noqa: B018 (raises where a name is not UTF-8, of which polars dies)
+            batch.validate(full=True)
             yield _documents(pl.DataFrame(batch), row, piece, config, quarantine)
             row += batch.num_rows
-    except BROKEN as error:
+    except (*BROKEN, UnicodeDecodeError) as error:
         quarantine.add(piece.name, "", f"cannot be read on: {(str(error).splitlines() or [type(error).__name__])[0]}")
 
 
@@ -95,13 +97,18 @@ def _documents(
     ]
     meta = [json.dumps({"path": piece.name, **row}, sort_keys=True, ensure_ascii=False, default=str) for row in
             table.select(plain).to_dicts()] if plain else [json.dumps({"path": piece.name})] * len(table)  # fmt: skip
-    documents = table.select(pl.col(config.text_field).cast(pl.String).alias("text")).with_columns(
+    texts = table[config.text_field]
+    if texts.dtype == pl.Binary:  # what pyarrow makes of a CSV column that is not all UTF-8
+        texts = pl.Series([_decoded(value) for value in texts], dtype=pl.String)
+    documents = pl.DataFrame({"text": texts.cast(pl.String)}).with_columns(
         pl.lit(piece.source).alias("source"), pl.Series("meta", meta, dtype=pl.String)
     )
     longest = config.max_record_bytes
     problem = documents.select(
-        pl.when(pl.col("text").is_null())
+        pl.when(pl.col("text").is_null() & table[config.text_field].is_null())
         .then(pl.lit("the text is null"))
+        .when(pl.col("text").is_null())
+        .then(pl.lit("not UTF-8"))
         .when(pl.col("text").str.len_bytes() > longest)
         .then(pl.lit(f"longer than {longest} bytes"))
         .when(pl.col("text").str.contains("\0", literal=True))
@@ -111,3 +118,10 @@ def _documents(
         excerpt = (documents["text"][number] or "")[:400]
         quarantine.add(piece.name, f"row {first_row + number}", problem[number], excerpt)
     return documents.filter(problem.is_null())
+
+
+def _decoded(value: bytes | None) -> str | None:
+    try:
+        return None if value is None else value.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
