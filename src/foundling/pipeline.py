@@ -153,6 +153,20 @@ STAGES: dict[str, Stage] = {
             outside="foundling.compression.texts:outside",
         ),
         Stage(
+            "distill",
+            "model",
+            1,
+            "Teach a small model a large one's predictions.",
+            "foundling.compression.distill_config:DistillConfig",
+            "foundling.compression.distill:build_distilled",
+            {
+                "teacher": Port(_MODEL, "the model to learn from", required=False),
+                "base": Port(_MODEL, "the student, if not a preset with random weights", required=False),
+                "tokens": Port(("tokens",), "the text to learn on", required=False),
+            },
+            outside="foundling.compression.distill:outside",
+        ),
+        Stage(
             "compare-architectures",
             "report",
             1,

@@ -36,7 +36,8 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "reward": ("foundling.cli.stages:reward", "Train a reward model on preferences.", STAGE),
     "reinforce": ("foundling.cli.stages:reinforce", "Learn from verifiable rewards (GRPO).", STAGE),
     "evaluate": ("foundling.cli.stages:evaluate", "Score a model, with intervals and baselines.", STAGE),
-    "compress": ("foundling.cli.stages:compress", "Quantize a model.", STAGE),
+    "compress": ("foundling.cli.stages:compress", "Make a model smaller: quantize, prune, remove parts.", STAGE),
+    "distill": ("foundling.cli.stages:distill", "Teach a small model a large one's predictions.", STAGE),
     "compare-architectures": (
         "foundling.cli.stages:compare_architectures",
         "What each design buys, at equal cost.",

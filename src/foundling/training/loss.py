@@ -62,7 +62,31 @@ def cross_entropy_sum(
         with torch.no_grad():
             parts = zip(hidden.split(size), targets.split(size), weights.split(size), strict=True)
             return torch.stack([_loss(model.head(h), t, w, z_loss) for h, t, w in parts]).sum()
-    total: Tensor = _ChunkedLoss.apply(hidden, targets, weights, model.head, size, z_loss, *parameters)
+
+    def of_chunk(logits: Tensor, part: slice) -> tuple[Tensor, Tensor]:
+        return _loss_and_gradient(logits, targets[part], weights[part], z_loss)
+
+    total: Tensor = _ChunkedLoss.apply(hidden, model.head, size, of_chunk, *parameters)
+    return total
+
+
+def chunked_loss(hidden: Tensor, model: Any, loss: Callable[[Tensor, slice], Tensor]) -> Tensor:
+    """Σ over chunks of `loss(logits (n, vocab), slice)`, float32: differentiable in the hidden states and the head.
+
+    Args:
+        hidden: (positions, dim).
+        loss: scalar of a chunk's logits and of which positions they are; may depend on nothing that is trained.
+    """
+    parameters = head_parameters(model)
+
+    def of_chunk(logits: Tensor, part: slice) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            leaf = logits.requires_grad_()
+            value = loss(leaf, part)
+        return torch.autograd.grad(value, leaf)[0], value.detach().float()
+
+    size = max(64, CHUNK_LOGITS // len(parameters[0]))
+    total: Tensor = _ChunkedLoss.apply(hidden, model.head, size, of_chunk, *parameters)
     return total
 
 
@@ -94,23 +118,21 @@ class _ChunkedLoss(torch.autograd.Function):
     def forward(  # type: ignore[override]
         ctx: Any,
         hidden: Tensor,
-        targets: Tensor,
-        weights: Tensor,
         head: Callable[[Tensor], Tensor],
         size: int,
-        z_loss: float,
+        of_chunk: Callable[[Tensor, slice], tuple[Tensor, Tensor]],  # logits -> their gradient, the loss
         *parameters: Tensor,
     ) -> Tensor:
         wanted = [p for p in parameters if p.requires_grad]
         sums = [torch.zeros_like(p, dtype=torch.float32) for p in wanted]
         grad_hidden = torch.empty_like(hidden)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        for start in range(0, len(targets), size):
+        for start in range(0, len(hidden), size):
             part = slice(start, start + size)
             with torch.enable_grad():
                 leaf = hidden[part].detach().requires_grad_()
                 logits = head(leaf)
-            grad_logits, loss = _loss_and_gradient(logits.detach(), targets[part], weights[part], z_loss)
+            grad_logits, loss = of_chunk(logits.detach(), part)
             grads = torch.autograd.grad(logits, [leaf, *wanted], grad_logits)
             grad_hidden[part] = grads[0]
             for total_grad, grad in zip(sums, grads[1:], strict=True):
@@ -129,7 +151,7 @@ class _ChunkedLoss(torch.autograd.Function):
             (next(remaining) * grad_total).to(dtype) if wanted else None
             for wanted, dtype in zip(ctx.wants, ctx.dtypes, strict=True)
         ]
-        return grad_hidden * grad_total, None, None, None, None, None, *grads
+        return grad_hidden * grad_total, None, None, None, *grads
 
 
 def _loss_and_gradient(logits: Tensor, targets: Tensor, weights: Tensor, z_loss: float) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,7 @@ from foundling.models import build as building
 from foundling.models.checkpoint import save_module
 from foundling.models.language_model import LanguageModel
 from foundling.models.presets import preset
+from foundling.tokenization.chat import CHATML
 from foundling.tokenization.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 
@@ -38,7 +39,7 @@ def directory(module: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -
     fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     fast.decoder = decoders.ByteLevel()
     fast.add_special_tokens(list(SPECIAL_TOKENS))
-    Tokenizer(fast, {"eos_token": "<|endoftext|>"}).save(path)
+    Tokenizer(fast, {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "chat_template": CHATML}).save(path)
     save_module(module, path)
     return path
 
