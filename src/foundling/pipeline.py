@@ -11,7 +11,7 @@ from foundling.core.artifacts import Artifact, Store
 from foundling.core.config import Config, parse
 from foundling.core.errors import FoundlingError, nearest
 from foundling.core.files import locked, sha256_text
-from foundling.core.lives import Life, life_path, read_life, write_life
+from foundling.core.lives import Life, artifact_of, life_path, read_life, write_life
 from foundling.core.stages import Node, Port, Stage, check_ports, load_attribute, run_stage
 from foundling.core.units import human_bytes, human_time
 from foundling.recipes.recipe import Recipe, StageSpec
@@ -272,7 +272,7 @@ def typed_config(stage: Stage, spec: StageSpec, seed: int, where: str) -> Config
 
 def outside_input(spec: str, kind: str, store: Store, where: str) -> Artifact:
     """An input that is not a stage of the recipe: a path, life/stage, key, package or hub id."""
-    artifact = store.resolve(spec, kind)
+    artifact = artifact_of(store, spec, kind)
     if artifact is None and kind == "model":
         artifact = Artifact.outside(load_attribute("foundling.models.locate:locate")(spec), "model")
     if artifact is None:
@@ -283,11 +283,11 @@ def outside_input(spec: str, kind: str, store: Store, where: str) -> Artifact:
 def run_life(recipe: Recipe, store: Store, life: Life, on_stage: Callable[[Node, Artifact, bool], None]) -> Life:
     """Run every stage of a life that has no artifact yet, recording each as it is done.
 
-    `life` carries the resolved recipe (what the planner chose included). A second run on the same life waits.
+    `life` carries the resolved recipe (what the planner chose included). What an earlier run has made stays in it, so
+    that it is not taken for garbage if this one is broken off. A second run on the same life waits.
     """
     with locked(life_path(store, recipe.name).with_suffix(".lock"), f"life {recipe.name!r}"):
         nodes = resolve(recipe, store)
-        life.stages = {}
         made: dict[str, Artifact] = {}
         with progress.task(f"life {recipe.name}", total=len(nodes), unit="stages") as bar:
             for node in nodes:
@@ -299,7 +299,7 @@ def run_life(recipe: Recipe, store: Store, life: Life, on_stage: Callable[[Node,
                     store, node.stage, node.config, inputs, wired(node.stage.verb), wired_keys(node.stage.verb)
                 )
                 made[node.name] = artifact
-                life.stages[node.name] = artifact.key
+                life.stages = {n.name: n.key for n in nodes if n.name in made or store.has(n.key)}
                 write_life(store, life)
                 on_stage(node, artifact, reused)
                 bar.advance(1)

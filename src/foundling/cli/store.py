@@ -7,6 +7,7 @@ import json as json_module
 import shutil
 import sys
 import time
+from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -14,10 +15,11 @@ from rich.table import Table
 from rich.tree import Tree
 
 from foundling.core import hardware
-from foundling.core.artifacts import Artifact, Store
+from foundling.core.artifacts import KINDS, Artifact, Store
 from foundling.core.environment import environment
-from foundling.core.errors import FoundlingError
-from foundling.core.lives import ancestors, delete, last_of_kind, lives, stage_of_life, unneeded
+from foundling.core.errors import FoundlingError, nearest
+from foundling.core.garbage import delete, delete_leftover, leftovers, unneeded
+from foundling.core.lives import ancestors, key_of, last_of_kind, lives
 from foundling.core.units import human_bytes, human_count, human_flops, human_time
 
 LADDER_VOCABULARY = 4096  # our own small presets take their tokenizer's; this one is for the table
@@ -31,6 +33,8 @@ def list_artifacts(*, kind: str | None = None, store: StorePath = None, json: bo
         kind: show only artifacts of this kind: model, evaluation, corpus, ...
     """
     home = Store(store)
+    if kind not in (None, *KINDS):
+        raise FoundlingError(f"there are no artifacts of kind {kind!r}", nearest(str(kind), KINDS), ", ".join(KINDS))
     names = {key: f"{life.name}/{stage}" for life in lives(home) for stage, key in life.stages.items()}
     found = [artifact for artifact in home.artifacts() if kind in (None, artifact.kind)]
     if json:
@@ -46,7 +50,8 @@ def list_artifacts(*, kind: str | None = None, store: StorePath = None, json: bo
         made = time.strftime("%Y-%m-%d %H:%M", time.localtime(artifact.run.get("started", 0)))
         took = human_time(float(artifact.run.get("seconds", 0)))
         table.add_row(artifact.kind, artifact.key, names.get(artifact.key, "-"), made, took, human_bytes(artifact.size))
-    _print(table if found else f"The store {home.root} is empty. Begin with: foundling run quickstart")
+    none = f"The store {home.root} has no {kind or 'artifact'} yet. Begin with: foundling run quickstart"
+    _print(table if found else none)
 
 
 def lineage(spec: str | None = None, *, store: StorePath = None, json: bool = False) -> None:
@@ -58,6 +63,8 @@ def lineage(spec: str | None = None, *, store: StorePath = None, json: bool = Fa
     home = Store(store)
     key = _key(home, spec)
     family = ancestors(home, key)
+    if key not in family:
+        raise FoundlingError(f"artifact {key} is gone from the store {str(home.root)!r}", fix="Run its recipe again")
     if json:
         rows = {
             k: {"kind": a.kind, "stage": a.stage, "inputs": a.inputs, "config": a.config} for k, a in family.items()
@@ -88,7 +95,8 @@ def verify(spec: str | None = None, *, store: StorePath = None, json: bool = Fal
         names = ", ".join(problems)
         raise FoundlingError(f"{len(problems)} of {len(checked)} artifacts are damaged: {names}", fix="Run them again")
     if not json:
-        print(f"{len(checked)} artifacts verified: every byte is as it was published.")
+        verified = f"{len(checked)} artifacts verified: every byte is as it was published."
+        print(verified if checked else f"The store {home.root} has no artifacts.")
 
 
 def gc(*, days: float = 1.0, yes: bool = False, store: StorePath = None) -> None:
@@ -99,21 +107,19 @@ def gc(*, days: float = 1.0, yes: bool = False, store: StorePath = None) -> None
         yes: delete; without it, only say what would go.
     """
     home = Store(store)
-    artifacts = unneeded(home, days)
-    before = time.time() - days * 86400
-    leftovers = [p for p in [*home.root.glob("drafts/*"), *home.root.glob("damaged/*")] if p.stat().st_mtime < before]
+    artifacts, crashed = unneeded(home, days), leftovers(home, days)
     for artifact in artifacts:
         print(f"{artifact.kind} {artifact.key} ({human_bytes(artifact.size)}), made by {artifact.stage}")
-    for path in leftovers:
-        print(f"leftover {path}")
-    total = human_bytes(sum(artifact.size for artifact in artifacts))
+    for folder in crashed:
+        print(f"{folder.parent.name} {folder.name} ({human_bytes(_size(folder))}), left by a stage that did not end")
+    total = human_bytes(sum(artifact.size for artifact in artifacts) + sum(_size(folder) for folder in crashed))
+    found = f"{len(artifacts)} artifacts and {len(crashed)} leftovers ({total})"
     if not yes:
-        print(f"Nothing deleted: {len(artifacts)} artifacts ({total}) could go. Add --yes to delete them.")
+        print(f"Nothing deleted: {found} could go. Add --yes to delete them.")
         return
     delete(artifacts)
-    for path in leftovers:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    print(f"Deleted {len(artifacts)} artifacts ({total}).")
+    in_use = [folder.name for folder in crashed if not delete_leftover(folder)]
+    print(f"Deleted {found}" + (f", but for {', '.join(in_use)}, in use." if in_use else "."))
 
 
 def models(*, json: bool = False) -> None:
@@ -192,15 +198,16 @@ def doctor(*, store: StorePath = None, json: bool = False) -> None:
 
 
 def _key(store: Store, spec: str | None) -> str:
-    key = last_of_kind(store, "model") if spec is None else stage_of_life(store, spec)
-    if key is None and spec is not None:
-        matches = [p.name for p in store.root.glob(f"artifacts/*/{spec}*")]
-        if len(matches) > 1:
-            raise FoundlingError(f"key prefix {spec!r} is ambiguous", f"it matches {', '.join(matches)}")
-        key = matches[0] if matches else None
+    key = last_of_kind(store, "model") if spec is None else key_of(store, spec)
     if key is None:
-        raise FoundlingError(f"nothing in the store {str(store.root)!r} is called {spec or 'a model'!r}")
+        raise FoundlingError(
+            f"nothing in the store {str(store.root)!r} is called {spec or 'a model'!r}", fix="See `foundling list`"
+        )
     return key
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _tree(artifact: Artifact, family: dict[str, Artifact], names: dict[str, str], branch: Tree | None) -> Tree:

@@ -14,6 +14,7 @@ from foundling.cli.flags import config_data, flag_parameters, with_parameters
 from foundling.core.artifacts import Store
 from foundling.core.config import parse
 from foundling.core.errors import FoundlingError
+from foundling.core.lives import artifact_of
 from foundling.serving.config import ServeConfig
 from foundling.studies.adapt_config import AdaptConfig
 
@@ -115,7 +116,7 @@ def compare(first: str, second: str, *, html: Path | None = None, store: StorePa
     home = Store(store)
     found = []
     for spec in (first, second):
-        artifact = home.resolve(spec, "evaluation")
+        artifact = artifact_of(home, spec, "evaluation")
         if artifact is None:
             raise FoundlingError(f"there is no evaluation {spec!r}", f"the store is {str(home.root)!r}")
         found.append(artifact)
@@ -137,7 +138,7 @@ def _adapt(base: str | None = None, store: str | None = None, json: bool | None 
     from foundling.studies.adapt import adapt as adapt_model
 
     config = parse(AdaptConfig, config_data(AdaptConfig, flags), "adapt")
-    artifact = Store(store).resolve(base)
+    artifact = artifact_of(Store(store), base)
     found = adapt_model(artifact.path if artifact is not None else locate(str(base)), config)
     print(found.to_json() if json else found)
 

@@ -32,6 +32,7 @@ from foundling.core.files import locked, sha256_file, sha256_tree, sync_director
 FORMAT = 1
 KINDS = ("corpus", "tokenizer", "tokens", "dataset", "model", "adapter", "evaluation", "report")
 MANIFEST = "manifest.json"
+FULL = (errno.ENOSPC, errno.EDQUOT)
 VOLATILE = (".log.jsonl", "timings.json")  # file name endings that two identical runs may write differently
 
 
@@ -148,6 +149,10 @@ class Store:
             return None
         return read_artifact(path)
 
+    def has(self, key: str) -> bool:
+        """Whether there is an artifact of that key; it is not read."""
+        return self._path_of(key) is not None
+
     def artifacts(self) -> list[Artifact]:
         """Every published artifact, oldest first. Manifests that cannot be read are skipped: `verify` names them."""
         found = []
@@ -156,28 +161,29 @@ class Store:
                 found.append(read_artifact(path))
         return sorted(found, key=lambda artifact: (artifact.run.get("started", 0), artifact.key))
 
-    def resolve(self, spec: str | None, kind: str = "model") -> Artifact | None:
-        """The artifact a user means by `spec`: a path, "life/stage", a key prefix; None: the newest life's last one.
+    def keys_like(self, prefix: str) -> list[str]:
+        """Keys of published artifacts that begin so."""
+        return sorted(p.name for p in self.root.glob(f"artifacts/*/{prefix}*")) if _is_hex(prefix) else []
 
-        Returns None if it is none of these (it may be a preset or a hub id).
-
-        Raises:
-            FoundlingError: ambiguous key prefix, a life without that stage, or nothing of that kind in the store.
-        """
-        from foundling.core.lives import last_of_kind, stage_of_life
-
-        if spec is None:
-            return self._require(last_of_kind(self, kind), kind)
-        path = Path(spec).expanduser()
-        if path.exists():
-            return read_artifact(path) if (path / MANIFEST).is_file() else Artifact.outside(path, kind)
-        key = stage_of_life(self, spec)
+    def require(self, key: str | None, kind: str) -> Artifact:
+        """The verified artifact of a key. Raises FoundlingError if it is missing, damaged or of another kind."""
         if key is None:
-            matches = sorted(p.name for p in self.root.glob(f"artifacts/*/{spec}*")) if _is_hex(spec) else []
-            if len(matches) > 1:
-                raise FoundlingError(f"key prefix {spec!r} is ambiguous", f"it matches {', '.join(matches)}")
-            key = matches[0] if matches else None
-        return self._require(key, kind) if key else None
+            what = f"the store {str(self.root)!r} has no {kind} yet"
+            raise FoundlingError(what, fix="Run `foundling run quickstart`, or name a path")
+        path = self._path_of(key)
+        if path is None:
+            raise FoundlingError(f"artifact {key} is gone from the store {str(self.root)!r}", fix="Run its recipe again")
+        return self.checked(path, kind)
+
+    def checked(self, path: Path, kind: str) -> Artifact:
+        """The artifact in a directory. Raises FoundlingError if a byte of it has changed, or it is of another kind."""
+        problems = self.verify(path)
+        if problems:
+            raise FoundlingError(f"the artifact {path} cannot be used", "; ".join(problems), "Run its recipe again")
+        artifact = read_artifact(path)
+        if artifact.kind != kind and {artifact.kind, kind} != {"model", "adapter"}:
+            raise FoundlingError(f"artifact {artifact.key} is of kind {artifact.kind!r}", f"Expected the kind {kind!r}")
+        return artifact
 
     # --- writing --------------------------------------------------------------------------------------------------
 
@@ -192,7 +198,8 @@ class Store:
         assert kind in KINDS, kind
         key = self.key(stage, version, config, inputs)
         home = self.root / "drafts" / key
-        with locked(self.root / "drafts" / f"{key}.lock", f"{stage} {key}"), _full_disk_explained(self.root):
+        lock = self.root / "drafts" / f"{key}.lock"
+        with _full_disk_explained(self.root), locked(lock, f"{stage} {key}"):
             shutil.rmtree(home / "files", ignore_errors=True)
             draft = Draft(home / "files", home / "scratch", key)
             draft.path.mkdir(parents=True)
@@ -213,6 +220,7 @@ class Store:
                 "run": {"started": round(started, 3), **draft.timings, "environment": environment()},
             }
             self._publish(draft, kind, manifest)
+            lock.unlink(missing_ok=True)
 
     def _publish(self, draft: Draft, kind: str, manifest: dict[str, Any]) -> None:
         manifest["checksum"] = _checksum(manifest)
@@ -266,19 +274,6 @@ class Store:
     def _path_of(self, key: str) -> Path | None:
         return next((p for kind in KINDS if (p := self.root / "artifacts" / kind / key).is_dir()), None)
 
-    def _require(self, key: str | None, kind: str) -> Artifact:
-        if key is None:
-            what = f"the store {str(self.root)!r} has no {kind} yet"
-            raise FoundlingError(what, fix="Run `foundling run quickstart`, or name a path")
-        path = self._path_of(key)
-        problems = self.verify(path) if path else ["it is gone"]
-        if path is None or problems:
-            raise FoundlingError(f"artifact {key} cannot be used", "; ".join(problems), "Run its recipe again")
-        artifact = read_artifact(path)
-        if artifact.kind != kind and {artifact.kind, kind} != {"model", "adapter"}:
-            raise FoundlingError(f"artifact {key} is of kind {artifact.kind!r}", f"a {kind} was expected")
-        return artifact
-
 
 def read_artifact(path: Path) -> Artifact:
     """Read and check a manifest (not the files). Raises FoundlingError if it is missing, broken or altered."""
@@ -314,10 +309,12 @@ def _is_hex(text: str) -> bool:
 
 @contextlib.contextmanager
 def _full_disk_explained(root: Path) -> Iterator[None]:
+    """Say it in a user's words, whichever library met the full disk: not all of them raise OSError."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        number = error.errno if isinstance(error, OSError) else None
+        if isinstance(error, FoundlingError) or (number not in FULL and os.strerror(errno.ENOSPC) not in str(error)):
             raise
         what = f"the disk that holds the store {str(root)!r} is full"
-        raise FoundlingError(what, "nothing published was lost", "Free some space and run again to go on") from error
+        raise FoundlingError(what, "Nothing published was lost", "Free some space and run again to go on") from error

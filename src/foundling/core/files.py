@@ -90,22 +90,40 @@ def sync_tree(root: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path, purpose: str) -> Iterator[None]:
-    """Hold an exclusive lock on `path`; wait, saying who holds it, if another process does.
+def locked(path: Path, purpose: str, *, wait: bool = True) -> Iterator[bool]:
+    """Hold an exclusive lock on `path`; yields whether it is held.
 
-    The lock is the operating system's, so it is freed when the holder dies, however it dies.
+    The lock is the operating system's, so it is freed when the holder dies, however it dies. The holder may delete the
+    file: whoever waited for it then takes the lock on a new one.
+
+    Args:
+        purpose: what it is for, told to those who wait.
+        wait: wait, saying who holds it, if another process does; False: yield False at once.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = _acquire(path, purpose, wait)
     try:
+        if descriptor is not None:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()}".encode(), 0)
+        yield descriptor is not None
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _acquire(path: Path, purpose: str, wait: bool) -> int | None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            if not wait:
+                os.close(descriptor)
+                return None
             holder = os.pread(descriptor, 4096, 0).decode(errors="replace").strip() or "another process"
             print(f"Waiting for {purpose}: {holder} is working on it.", file=sys.stderr, flush=True)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} ({purpose})".encode(), 0)
-        yield
-    finally:
-        os.close(descriptor)
+        if path.exists() and os.path.samestat(path.stat(), os.fstat(descriptor)):
+            return descriptor
+        os.close(descriptor)  # its holder has deleted it

@@ -1,17 +1,17 @@
-"""Lives: the named runs of a recipe, each a map from stage to artifact; what they need, and what nobody needs."""
+"""Lives: the named runs of a recipe, each a map from stage to artifact; and what a user means by a name or a key."""
 
 from __future__ import annotations
 
 import json
-import shutil
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from foundling.core.artifacts import Artifact, Store
+from foundling.core.artifacts import MANIFEST, Artifact, Store
 from foundling.core.errors import FoundlingError, nearest
-from foundling.core.files import write_json
+from foundling.core.files import write_atomic
 
 
 @dataclass
@@ -42,9 +42,9 @@ def read_life(store: Store, name: str) -> Life | None:
 
 
 def write_life(store: Store, life: Life) -> None:
-    """Record a life atomically."""
+    """Record a life atomically, its stages in their order."""
     life.updated = time.time()
-    write_json(life_path(store, life.name), vars(life))
+    write_atomic(life_path(store, life.name), json.dumps(vars(life), indent=1, ensure_ascii=False) + "\n")
 
 
 def lives(store: Store) -> list[Life]:
@@ -67,6 +67,37 @@ def stage_of_life(store: Store, spec: str) -> str | None:
     return life.stages[stage]
 
 
+def key_of(store: Store, spec: str) -> str | None:
+    """The key that "life/stage", a life (its last model) or a key prefix means, or None.
+
+    Raises:
+        FoundlingError: a life without that stage, an ambiguous prefix.
+    """
+    key = stage_of_life(store, spec)
+    matches = store.keys_like(spec) if key is None else [key]
+    if len(matches) > 1:
+        raise FoundlingError(f"key prefix {spec!r} is ambiguous", f"It matches {', '.join(matches)}")
+    return matches[0] if matches else None
+
+
+def artifact_of(store: Store, spec: str | None, kind: str = "model") -> Artifact | None:
+    """The artifact a user means by `spec`: a path, "life/stage", a key prefix; None: the newest life's last one.
+
+    Returns None if it is none of these (it may be a preset or a hub id).
+
+    Raises:
+        FoundlingError: an ambiguous key prefix, a life without that stage, nothing of that kind in the store, or an
+            artifact of another kind or a damaged one.
+    """
+    if spec is None:
+        return store.require(last_of_kind(store, kind), kind)
+    path = Path(spec).expanduser()
+    if path.exists():
+        return store.checked(path, kind) if (path / MANIFEST).is_file() else Artifact.outside(path, kind)
+    key = key_of(store, spec)
+    return store.require(key, kind) if key else None
+
+
 def last_of_kind(store: Store, kind: str, among: list[Life] | None = None) -> str | None:
     """The key of the last artifact of a kind in the most recent life that has one."""
     for life in reversed(lives(store) if among is None else among):
@@ -77,32 +108,21 @@ def last_of_kind(store: Store, kind: str, among: list[Life] | None = None) -> st
 
 
 def ancestors(store: Store, key: str) -> dict[str, Artifact]:
-    """An artifact and everything it was made from, by key, inputs before outputs."""
-    known = {artifact.key: artifact for artifact in store.artifacts()}
+    """An artifact and everything it was made from, by key, inputs before outputs; empty if it is not in the store."""
+    return with_ancestors({artifact.key: artifact for artifact in store.artifacts()}, [key])
+
+
+def with_ancestors(known: dict[str, Artifact], keys: Iterable[str]) -> dict[str, Artifact]:
+    """Those of the `known` artifacts that have these keys, and what they were made from, inputs before outputs."""
     order: dict[str, Artifact] = {}
 
-    def visit(current: str) -> None:
-        if current in known and current not in order:
-            for parent in known[current].inputs.values():
+    def visit(key: str) -> None:
+        if key in known and key not in order:
+            for parent in known[key].inputs.values():
                 for part in parent.split(","):
                     visit(part)
-            order[current] = known[current]
+            order[key] = known[key]
 
-    visit(key)
+    for key in keys:
+        visit(key)
     return order
-
-
-def unneeded(store: Store, min_age_days: float) -> list[Artifact]:
-    """Artifacts that no life and no kept artifact needs, and that are at least that old."""
-    everything = store.artifacts()
-    newest_needed = time.time() - min_age_days * 86400
-    roots = {key for life in lives(store) for key in life.stages.values()}
-    roots |= {artifact.key for artifact in everything if artifact.run.get("started", 0) > newest_needed}
-    kept = {key for root in roots for key in ancestors(store, root)}
-    return [artifact for artifact in everything if artifact.key not in kept]
-
-
-def delete(artifacts: list[Artifact]) -> None:
-    """Remove artifacts from the store."""
-    for artifact in artifacts:
-        shutil.rmtree(artifact.path)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from foundling.core.artifacts import Store
 from foundling.core.errors import FoundlingError
+from foundling.core.lives import artifact_of
 from foundling.inference.engine import Completion, Engine, Event, Request, SamplingParams
 from foundling.inference.remote import RemoteModel, connect, is_url
 from foundling.inference.requests import Prompt
@@ -133,7 +134,7 @@ def load(
     """
     if is_url(spec):
         raise FoundlingError(f"{spec} is a URL", "this needs the model itself: a directory, life/stage, key or hub id")
-    artifact = (store or Store()).resolve(None if spec is None else str(spec))
+    artifact = artifact_of(store or Store(), None if spec is None else str(spec))
     path = artifact.path if artifact is not None else locate(str(spec))
     module = load_module(path, dtype=dtype)
     if dtype is None:  # small tensors may be kept in another precision than the matrices

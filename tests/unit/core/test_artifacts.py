@@ -10,10 +10,12 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from foundling.core.artifacts import Artifact, Store, read_artifact
 from foundling.core.errors import FoundlingError
-from foundling.core.lives import Life, ancestors, delete, unneeded, write_life
+from foundling.core.garbage import delete, delete_leftover, leftovers, unneeded
+from foundling.core.lives import Life, ancestors, artifact_of, write_life
 
 
 def publish(store: Store, kind: str = "model", inputs: dict[str, str] | None = None, **config: object) -> Artifact:
@@ -60,7 +62,9 @@ def test_one_flipped_byte_is_found_and_the_artifact_never_used(tmp_path: Path) -
     store = Store(tmp_path)
     assert store.verify(artifact.path) == ["data/weights.bin has changed since it was published"]
     with pytest.raises(FoundlingError, match="cannot be used"):
-        store.resolve(artifact.key[:8])
+        artifact_of(store, artifact.key[:8])
+    with pytest.raises(FoundlingError, match="cannot be used"):
+        artifact_of(store, str(artifact.path))
     assert store.find(artifact.key) is None
     assert list((tmp_path / "damaged").iterdir())
 
@@ -92,13 +96,13 @@ def test_resolve_takes_a_path_a_life_and_stage_a_key_prefix_or_the_newest(tmp_pa
     model = publish(store)
     write_life(store, Life("quick", stages={"base": model.key}))
     for spec in (str(model.path), "quick/base", "quick", model.key[:6], None):
-        found = store.resolve(spec)
+        found = artifact_of(store, spec)
         assert found is not None and found.key == model.key, spec
-    assert store.resolve("no-such-model") is None
+    assert artifact_of(store, "no-such-model") is None
     with pytest.raises(FoundlingError, match=r"no stage 'bace'.*did you mean 'base'"):
-        store.resolve("quick/bace")
+        artifact_of(store, "quick/bace")
     with pytest.raises(FoundlingError, match="kind 'model'"):
-        store.resolve(model.key[:6], "corpus")
+        artifact_of(store, model.key[:6], "corpus")
 
 
 def test_outside_files_are_keyed_by_content(tmp_path: Path) -> None:
@@ -121,6 +125,39 @@ def test_gc_keeps_what_a_life_or_a_kept_artifact_needs(tmp_path: Path) -> None:
     assert [a.key for a in unneeded(store, min_age_days=0)] == [orphan.key]
     delete(unneeded(store, min_age_days=0))
     assert set(ancestors(store, model.key)) == {corpus.key, model.key}
+
+
+def test_a_life_keeps_its_stages_in_their_order(tmp_path: Path) -> None:
+    """The last model of a life is the last of its recipe, not of the alphabet."""
+    store = Store(tmp_path)
+    first, last = publish(store, n=1), publish(store, n=2)
+    write_life(store, Life("quick", stages={"tuned": first.key, "int4": last.key}))
+    newest = artifact_of(store, None)
+    assert newest is not None and newest.key == last.key
+
+
+def test_gc_leaves_a_draft_that_a_stage_is_writing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with pytest.raises(RuntimeError), store.draft("model", "stage", 1, {}, {}):
+        raise RuntimeError("killed")
+    assert leftovers(store, min_age_days=1) == [], "a young one may be resumed"
+    (dead,) = leftovers(store, min_age_days=0)
+    with store.draft("model", "stage", 1, {}, {}):
+        assert not delete_leftover(dead)
+        assert dead.is_dir()
+    with pytest.raises(RuntimeError), store.draft("model", "stage", 1, {}, {"a": "b"}):
+        raise RuntimeError("killed")
+    (dead,) = leftovers(store, min_age_days=0)
+    assert delete_leftover(dead)
+    assert not list((tmp_path / "drafts").iterdir()), "no lock files are left either"
+
+
+def test_a_full_disk_is_explained_whichever_library_met_it(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with pytest.raises(FoundlingError, match="is full"), store.draft("model", "stage", 1, {}, {}):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    with pytest.raises(SafetensorError, match="header"), store.draft("model", "stage", 1, {}, {}):
+        raise SafetensorError("invalid header")
 
 
 def test_two_processes_make_one_artifact_and_the_second_says_for_whom_it_waits(tmp_path: Path) -> None:
