@@ -21,6 +21,7 @@ import yaml
 
 from foundling.cli.main import main as foundling
 from foundling.core.artifacts import Store
+from foundling.core.lives import artifact_of
 
 LANGUAGES = {
     "cs": "Czech", "da": "Danish", "nl": "Dutch", "en": "English", "et": "Estonian", "fi": "Finnish", "fr": "French",
@@ -83,7 +84,7 @@ def write_languages(folder: Path) -> None:
 def show(store: Store, life: str) -> None:
     """Scores with intervals, each stage's time, and each evaluation beside the one before it."""
     for name in EVALUATIONS:
-        made = store.resolve(f"{life}/{name}", "evaluation")
+        made = artifact_of(store, f"{life}/{name}", "evaluation")
         assert made is not None
         for metric, found in made.metrics.items():
             interval = f"[{found['low']:.3f}, {found['high']:.3f}]"
@@ -92,7 +93,7 @@ def show(store: Store, life: str) -> None:
         for row in results.get("against", []):
             print(f"{'':15} {row['metric']}: {row['difference']:+.3f}, p = {row['p_adjusted']:.2g}: {row['verdict']}")
     for name in ("sft", "dpo"):
-        made = store.resolve(f"{life}/{name}", "model")
+        made = artifact_of(store, f"{life}/{name}", "model")
         assert made is not None
         numbers = made.metrics
         used = numbers.get("examples", numbers.get("pairs"))

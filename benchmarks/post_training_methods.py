@@ -19,6 +19,7 @@ import matplotlib
 
 from foundling.core.artifacts import Artifact, Store
 from foundling.core.config import parse
+from foundling.core.lives import artifact_of
 from foundling.core.stages import run_stage
 from foundling.evaluation.statistics import holm, mcnemar_mid_p, wilson
 from foundling.evaluation.tasks.expressions import generate, grade, messages
@@ -52,7 +53,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     store = Store(Path(arguments.store))
-    start = store.resolve(arguments.model, "model") or Artifact.outside(Path(arguments.model), "model")
+    start = artifact_of(store, arguments.model, "model") or Artifact.outside(Path(arguments.model), "model")
     before = passes(start.path, arguments.items)
     print(f"{'start':20} pass@1 {shown(before)}", flush=True)
     found, logs = {}, {}

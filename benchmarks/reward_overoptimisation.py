@@ -20,6 +20,7 @@ import matplotlib
 
 from foundling.core.artifacts import Artifact, Store
 from foundling.core.config import parse
+from foundling.core.lives import artifact_of
 from foundling.core.stages import run_stage
 from foundling.pipeline import STAGES
 
@@ -44,7 +45,7 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, default=FIGURE)
     arguments = parser.parse_args()
     store = Store(Path(arguments.store))
-    start = store.resolve(arguments.model, "model") or Artifact.outside(Path(arguments.model), "model")
+    start = artifact_of(store, arguments.model, "model") or Artifact.outside(Path(arguments.model), "model")
     judges = [made(store, "reward", REWARD | {"seed": seed}, {"base": start}) for seed in range(3)]
     for judge in judges:
         numbers = judge.metrics

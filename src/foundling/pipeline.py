@@ -289,7 +289,7 @@ def run_life(recipe: Recipe, store: Store, life: Life, on_stage: Callable[[Node,
     with locked(life_path(store, recipe.name).with_suffix(".lock"), f"life {recipe.name!r}"):
         nodes = resolve(recipe, store)
         made: dict[str, Artifact] = {}
-        with progress.task(f"life {recipe.name}", total=len(nodes), unit="stages") as bar:
+        with progress.task(f"life {recipe.name}", total=len(nodes), unit="stages", even=False) as bar:
             for node in nodes:
                 inputs = {
                     port: made[node.sources[port]] if isinstance(item, str) else item
@@ -328,7 +328,8 @@ def _ordered(recipe: Recipe) -> Iterator[str]:
 
     def visit(name: str, path: tuple[str, ...]) -> Iterator[str]:
         if name in path:
-            raise FoundlingError(f"recipe {recipe.name!r}: inputs go in a circle", " -> ".join((*path, name)))
+            circle = " -> ".join((*path, name))
+            raise FoundlingError(f"recipe {recipe.name!r}: inputs go in a circle, {circle}")
         if name not in done:
             for source in recipe.stages[name].inputs.values():
                 if source in recipe.stages:

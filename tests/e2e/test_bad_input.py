@@ -29,9 +29,9 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("run", "quikstart"), ("no recipe 'quikstart'", "did you mean 'quickstart'?")),
-        (("run", "quickstart", "--set", "sft.epocks=2"), ("unknown field 'epocks'", "did you mean 'epochs'?")),
-        (("run", "quickstart", "--set", "sfd.epochs=2"), ("no stage 'sfd'", "did you mean 'sft'?")),
+        (("run", "quikstart"), ("no recipe 'quikstart'", "Did you mean 'quickstart'?")),
+        (("run", "quickstart", "--set", "sft.epocks=2"), ("unknown field 'epocks'", "Did you mean 'epochs'?")),
+        (("run", "quickstart", "--set", "sfd.epochs=2"), ("no stage 'sfd'", "Did you mean 'sft'?")),
         (("run", "quickstart", "--set", "sft.epochs=many"), ("'epochs'", "'many'")),
         (("run", "quickstart", "--set", "sft.inputs.base=nothing"), ("'nothing'",)),
         (("rum",), ("rum",)),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json as json_module
+import re
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +22,7 @@ from foundling.pipeline import STAGES, announce, open_life, resolve, run_life
 from foundling.planning.choose import choose_sizes
 from foundling.planning.estimate import LifePlan, plan_life
 from foundling.recipes.recipe import BUILT_IN, Recipe, as_yaml, load_recipe, recipe_names
-from foundling.releases.summary import print_summary
+from foundling.releases.summary import print_end, print_models
 
 Overrides = Annotated[
     list[str] | None,
@@ -59,18 +61,23 @@ def run(
         return
     the_plan.refuse_if_too_large()
     artifacts: dict[str, Artifact] = {}
+    made: set[str] = set()
 
     def done(node: Node, artifact: Artifact, reused: bool) -> None:
         artifacts[node.name] = artifact
+        made.update(() if reused else (node.name,))
         announce(node, artifact, reused)
 
     run_life(loaded, home, life, done)
-    artifacts["report"] = write_report(loaded, home, life, artifacts)
+    command = " ".join(["foundling run", shlex.quote(recipe), *(f"--set {shlex.quote(o)}" for o in overrides or ())])
+    where = f" --store {shlex.quote(store)}" if store else ""
+    artifacts["report"] = write_report(loaded, home, life, artifacts, command + where)
     if json:
         found = {name: {"key": a.key, "path": str(a.path), "metrics": a.metrics} for name, a in artifacts.items()}
         print(json_module.dumps({"life": loaded.name, "stages": found}))
     else:
-        print_summary(loaded.name, artifacts, the_plan.seconds)
+        print_models(loaded.name, artifacts)
+        print_end(artifacts, made, the_plan.seconds, command, where)
 
 
 def init(path: Path = Path("recipe.yaml"), *, like: str = "quickstart", force: bool = False) -> None:
@@ -87,14 +94,16 @@ def init(path: Path = Path("recipe.yaml"), *, like: str = "quickstart", force: b
     if not source.is_file():
         load_recipe(like)  # raises, naming the nearest recipe
     text = source.read_text(encoding="utf-8")
-    name = path.stem if path.stem not in recipe_names() else f"my-{path.stem}"
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-._") or "life"
+    name = f"my-{name}" if name in recipe_names() else name
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text.replace(f"name: {like}\n", f"name: {name}\n", 1), encoding="utf-8")
     print(f"Wrote {path}. Edit it, then: foundling run {path}")
 
 
-def write_report(recipe: Recipe, store: Store, life: Life, artifacts: dict[str, Artifact]) -> Artifact:
-    """The life's HTML report, an artifact like any other."""
-    config = {"life": recipe.name, "recipe": as_yaml(recipe), "plan": life.plan}
+def write_report(recipe: Recipe, store: Store, life: Life, artifacts: dict[str, Artifact], command: str) -> Artifact:
+    """The life's HTML report, an artifact like any other. `command` is what was typed to make the life."""
+    config = {"life": recipe.name, "recipe": as_yaml(recipe), "plan": life.plan, "command": command}
     stage = STAGES["report"]
     report, _ = run_stage(store, stage, parse(stage.config_type, config, "report"), artifacts)
     life.stages["report"] = report.key

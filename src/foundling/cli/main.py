@@ -93,6 +93,9 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(error, str(error), error.exit_code, debug)
     except BrokenPipeError:  # the reader of our output has gone, as in `foundling list | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # a path that cannot be read or written; not one of our own rules
+        named = f"{error.filename}: " if error.filename else ""
+        _fail(error, f"{named}{error.strerror or error}. (--debug shows where.)", 2, debug)
     except KeyboardInterrupt as error:
         _fail(error, "Stopped. What was done is kept: run the same command again to go on.", 130, debug)
 

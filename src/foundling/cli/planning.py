@@ -16,6 +16,7 @@ from cyclopts import App, Group, Parameter
 from foundling.cli.lives import Overrides, StorePath, run
 from foundling.core.artifacts import Store
 from foundling.core.errors import FoundlingError
+from foundling.core.lives import artifact_of
 from foundling.core.units import parse_count
 from foundling.planning.answer import DAY_S, HOUR_S, Answer
 
@@ -295,7 +296,7 @@ def tokens(
     if len(files) < 2 or missing:
         what = f"there is no file {missing[0]}" if missing else f"{len(files)} files are too few to compare"
         raise FoundlingError(what, "two or more text files, one a language, were expected")
-    found = Store(store).resolve(tokenizer, "tokenizer")
+    found = artifact_of(Store(store), tokenizer, "tokenizer")
     parallel = {path.stem: path.read_text(encoding="utf-8").splitlines() for path in files}
     reference = files[0].stem
     costs = fairness({"": Tokenizer.load(found.path if found else tokenizer)}, parallel, reference)

@@ -1,6 +1,7 @@
 """A verb for every stage: its config's fields and its inputs as flags, on the user's own files or on artifacts.
 
-An input that is not given is made from `--data` where the stage reads text, and is else the newest one in the store.
+An input that is not given is made from `--data` where the stage reads text, and is else the newest one in the store;
+a model's held-out text is that of the corpus it was made from.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from foundling.cli.flags import config_data, flag_parameters, with_parameters
 from foundling.core import progress
 from foundling.core.artifacts import Artifact, Store
 from foundling.core.errors import FoundlingError
-from foundling.core.lives import last_of_kind
+from foundling.core.lives import ancestors, key_of, last_of_kind
 from foundling.core.stages import Node, Stage
 from foundling.pipeline import STAGES, announce, open_life, run_life
 from foundling.planning.choose import choose_sizes
 from foundling.recipes.recipe import check_recipe
+from foundling.releases.summary import print_scores
 
 MADE_BY = {"corpus": "corpus", "tokenizer": "tokenizer", "tokens": "tokenize"}  # port -> the stage that can make it
 MODEL_FIRST = {"evaluate", "compress"}  # verbs whose first argument is the model
@@ -82,7 +84,7 @@ def _add_stage(
     data: list[str] | None,
     store: Store,
 ) -> None:
-    inputs = dict(given)
+    inputs = {port: key_of(store, spec) or spec for port, spec in given.items()}  # a life may be called like a stage
     for port, wanted in stage.ports.items():
         if port in inputs or port == "*":
             continue
@@ -93,18 +95,28 @@ def _add_stage(
                 _add_stage(stages, maker, own, {}, data, store)
             inputs[port] = maker.verb
         elif wanted.required:
-            key = last_of_kind(store, wanted.kinds[0])
+            key = last_of_kind(store, wanted.kinds[0], compressed=stage.verb == "evaluate")
             if key is None:
                 fix = f"Give --data FILES, or --{port} with a path, life/stage or key"
                 raise FoundlingError(f"{stage.verb} needs {wanted.help} and the store has none", fix=fix)
             inputs[port] = key
+        elif wanted.kinds == ("corpus",) and (corpus := _corpus_of(inputs.get("model"), store)):
+            inputs[port] = corpus
     stages[stage.verb] = {"stage": stage.verb, "inputs": inputs, **config}
+
+
+def _corpus_of(model: str | None, store: Store) -> str | None:
+    """The key of the corpus that a model of the store was made from."""
+    made_from = ancestors(store, model).values() if model else ()
+    return next((artifact.key for artifact in made_from if artifact.kind == "corpus"), None)
 
 
 def _show(artifact: Artifact, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"key": artifact.key, "path": str(artifact.path), "metrics": artifact.metrics}))
         return
+    if artifact.kind == "evaluation":
+        print_scores(artifact)
     for name, value in artifact.metrics.items():
         if isinstance(value, (int, float, str)):
             progress.console.print(f"    {name}: {value:.4g}" if isinstance(value, float) else f"    {name}: {value}")

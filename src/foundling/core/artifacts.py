@@ -172,7 +172,9 @@ class Store:
             raise FoundlingError(what, fix="Run `foundling run quickstart`, or name a path")
         path = self._path_of(key)
         if path is None:
-            raise FoundlingError(f"artifact {key} is gone from the store {str(self.root)!r}", fix="Run its recipe again")
+            raise FoundlingError(
+                f"artifact {key} is gone from the store {str(self.root)!r}", fix="Run its recipe again"
+            )
         return self.checked(path, kind)
 
     def checked(self, path: Path, kind: str) -> Artifact:

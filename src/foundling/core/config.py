@@ -83,7 +83,7 @@ def _explain(config: type[BaseModel], error: ValidationError, where: str) -> tup
     if first["type"] == "extra_forbidden":
         options = _fields_at(config, path[:-1])
         hint = nearest(path[-1], options)
-        return f"{where}: unknown field '{field}'", f"valid fields: {', '.join(sorted(options))}", hint
+        return f"{where}: unknown field '{field}'", hint, f"Valid fields: {', '.join(sorted(options))}"
     if first["type"] == "missing":
         return f"{where}: field '{field}' is missing", _describe(config, path), ""
     return f"{where}: field '{field}' is {first['input']!r}", str(first["msg"]), _describe(config, path)

@@ -18,7 +18,7 @@ class FoundlingError(Exception):
     exit_code = 2
 
     def __init__(self, what: str, why: str = "", fix: str = "") -> None:
-        self.what, self.why, self.fix = what.strip(), why.strip(), fix.strip()
+        self.what, self.why, self.fix = what.strip(), _capitalised(why.strip()), _capitalised(fix.strip())
         super().__init__(" ".join(_sentence(part) for part in (self.what, self.why, self.fix) if part))
 
 
@@ -38,3 +38,9 @@ def nearest(value: str, options: Iterable[str]) -> str:
 
 def _sentence(text: str) -> str:
     return text if text[-1] in ".!?:" else text + "."
+
+
+def _capitalised(text: str) -> str:
+    """A sentence's first letter, unless its first word is a name (a path, a field, our own command)."""
+    first = text.split(" ", 1)[0].rstrip(":")
+    return text[:1].upper() + text[1:] if first.isalpha() and first != "foundling" else text

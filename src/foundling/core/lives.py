@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from foundling.core.artifacts import MANIFEST, Artifact, Store
+from foundling.core.artifacts import MANIFEST, Artifact, Store, read_artifact
 from foundling.core.errors import FoundlingError, nearest
 from foundling.core.files import write_atomic
 
@@ -98,11 +98,16 @@ def artifact_of(store: Store, spec: str | None, kind: str = "model") -> Artifact
     return store.require(key, kind) if key else None
 
 
-def last_of_kind(store: Store, kind: str, among: list[Life] | None = None) -> str | None:
-    """The key of the last artifact of a kind in the most recent life that has one."""
+def last_of_kind(store: Store, kind: str, among: list[Life] | None = None, *, compressed: bool = True) -> str | None:
+    """The key of the last artifact of a kind in the most recent life that has one.
+
+    Args:
+        compressed: False passes over compressed models: they cannot be trained, nor compressed again.
+    """
     for life in reversed(lives(store) if among is None else among):
         for key in reversed(life.stages.values()):
-            if (store.root / "artifacts" / kind / key).is_dir():
+            path = store.root / "artifacts" / kind / key
+            if path.is_dir() and (compressed or read_artifact(path).stage != "compress"):
                 return key
     return None
 

@@ -7,6 +7,7 @@ with progress.task("pretrain", total=1000, unit="steps") as bar:
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -20,7 +21,11 @@ from foundling.core.units import human_count, human_time
 
 LINE_EVERY_S = 10.0
 
+PIPED_WIDTH = 160  # columns, where there is no terminal to ask
+
 console = Console(stderr=True, highlight=False)
+if not console.is_terminal and "COLUMNS" not in os.environ:
+    console.width = PIPED_WIDTH
 _quiet = False
 _stack: list[Progress] = []
 
@@ -44,6 +49,7 @@ class Bar:
     description: str
     total: float | None
     unit: str
+    even: bool = True
     done: float = 0.0
     numbers: dict[str, float] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
@@ -57,7 +63,7 @@ class Bar:
         self.numbers.update(numbers)
         if self._live is not None:
             self._live.update(self._task, completed=self.done, info=self._info())  # type: ignore[arg-type]
-        elif not _quiet and time.monotonic() - self._last_line > LINE_EVERY_S:
+        elif self.even and not _quiet and time.monotonic() - self._last_line > LINE_EVERY_S:
             self._last_line = time.monotonic()
             print(f"  {self.description}: {self._info()}", file=sys.stderr, flush=True)
 
@@ -67,9 +73,12 @@ class Bar:
 
     def _info(self) -> str:
         of = f"/{human_count(self.total)}" if self.total else ""
-        parts = [f"{human_count(self.done)}{of} {self.unit}", f"{human_count(self.rate())}/s"]
-        if self.total and self.done:
-            parts.append(f"{human_time((self.total - self.done) / self.rate())} left")
+        parts = [f"{human_count(self.done)}{of} {self.unit}"]
+        if self.even:
+            rate = self.rate()
+            parts.append(f"{rate:.2g}/s" if rate < 10 else f"{human_count(rate)}/s")
+            if self.total and self.done:
+                parts.append(f"{human_time(max(self.total - self.done, 0) / rate)} left")
         return ", ".join(parts + [f"{name} {value:.4g}" for name, value in self.numbers.items()])
 
 
@@ -79,9 +88,13 @@ class _Info(ProgressColumn):
 
 
 @contextlib.contextmanager
-def task(description: str, total: float | None = None, unit: str = "items") -> Iterator[Bar]:
-    """Show a task while the block runs. Tasks may nest; total None means unknown."""
-    bar = Bar(description, total, unit)
+def task(description: str, total: float | None = None, unit: str = "items", even: bool = True) -> Iterator[Bar]:
+    """Show a task while the block runs. Tasks may nest; total None means unknown.
+
+    Args:
+        even: the units take much the same time, so that a rate and the time left mean something.
+    """
+    bar = Bar(description, total, unit, even)
     if _quiet or not console.is_terminal:
         yield bar
         return

@@ -31,8 +31,8 @@ class Documents:
     def validation(self) -> list[Document]:
         """All held-out documents, in the artifact's order."""
         if self.corpus is None:
-            fix = "Give the evaluation a `corpus` input, or choose other tasks"
-            raise FoundlingError("this task needs held-out text", "the evaluation has no corpus", fix)
+            fix = "Give --corpus (in a recipe: the input `corpus`), or other --tasks"
+            raise FoundlingError("bits-per-byte, syntax and memorisation need a corpus's held-out text", fix=fix)
         frame = polars.read_parquet(self.corpus.file("validation.parquet"), columns=["id", "text", "source"])
         return [Document(*row) for row in frame.iter_rows()]
 

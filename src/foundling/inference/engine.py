@@ -248,6 +248,8 @@ class Engine:
 
     def _enqueue(self, request: Request, request_id: Any, stream: bool) -> list[Generation]:
         params, prompt = request.params, list(request.prompt_ids)
+        if self.module.config.head.kind == "labels":
+            raise FoundlingError("a reward model or a classifier gives scores, not text", fix="Name a language model")
         check_prompt(prompt, self.module.config.vocab_size, self.longest)
         self._require(request.adapter)
         self._check_source(request)

@@ -140,8 +140,10 @@ def load(
     if dtype is None:  # small tensors may be kept in another precision than the matrices
         own = module.embedding.weight.dtype
         module.to(own if own in (torch.float32, torch.bfloat16) else torch.float32)
+    tokenizer = Tokenizer.load(path)
+    tokenizer.require_fits(module.config.vocab_size, path)
     module.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return Model(module, Tokenizer.load(path), **engine_options)
+    return Model(module, tokenizer, **engine_options)
 
 
 def load_or_connect(spec: str | Path | None = None, store: Store | None = None) -> Model | RemoteModel:

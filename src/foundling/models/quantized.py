@@ -176,6 +176,13 @@ def from_codes(
     return layer
 
 
+def refuse_to_train_compressed(module: nn.Module) -> None:
+    """Raise FoundlingError if a model has quantized layers: training would leave those as they are."""
+    if schemes_of(module):
+        fix = "Train the model it was made from, or an adapter beside it (adapter.method)"
+        raise FoundlingError("the model to start from is compressed, and codes cannot be trained", fix=fix)
+
+
 def schemes_of(module: nn.Module) -> dict[str, Scheme]:
     """The scheme of every quantized layer, by name."""
     return {name: part.scheme for name, part in module.named_modules() if isinstance(part, QuantizedLinear)}

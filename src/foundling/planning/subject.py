@@ -8,6 +8,7 @@ from pathlib import Path
 
 from foundling.core.artifacts import Store
 from foundling.core.errors import FoundlingError, nearest
+from foundling.core.lives import artifact_of
 from foundling.core.units import human_count, parse_count
 from foundling.models import cost
 from foundling.models.config import ModelConfig
@@ -66,7 +67,7 @@ def subject(spec: str, store: Store) -> Subject:
             size = 0
         if size > 0:
             return Subject(spec, size, size, None)
-    found = store.resolve(spec, "model")
+    found = artifact_of(store, spec, "model")
     path = (found.path if found else Path(spec)) / "config.json"
     if path.is_file():
         from foundling.models.families.translate import config_from_hf

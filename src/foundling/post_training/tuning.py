@@ -15,6 +15,7 @@ from foundling.models.adapters import attach, merge
 from foundling.models.checkpoint import load_module, save_module
 from foundling.models.config import ModelConfig
 from foundling.models.language_model import LanguageModel
+from foundling.models.quantized import refuse_to_train_compressed
 from foundling.post_training.config import TuningConfig
 from foundling.tokenization.tokenizer import Tokenizer
 from foundling.training.model_card import model_card
@@ -26,14 +27,26 @@ ADAPTER = "adapter"  # folder of the tuned model's directory that holds the adap
 
 
 def load_base(base: Artifact) -> tuple[LanguageModel, Tokenizer]:
-    """The base model as it is. Its own answers are sampled before `prepare`: a plain model is the fastest."""
-    return load_module(base.path), Tokenizer.load(base.path)
+    """The base model as it is. Its own answers are sampled before `prepare`: a plain model is the fastest.
+
+    Raises:
+        FoundlingError: the tokenizer is another model's.
+    """
+    module, tokenizer = load_module(base.path), Tokenizer.load(base.path)
+    tokenizer.require_fits(module.config.vocab_size, base.path)
+    return module, tokenizer
 
 
 def prepare(module: LanguageModel, config: TuningConfig) -> None:
-    """Make a model ready to train, in place: whole, or frozen under a fresh adapter."""
+    """Make a model ready to train, in place: whole, or frozen under a fresh adapter.
+
+    Raises:
+        FoundlingError: a compressed model and no adapter.
+    """
     if config.adapter is not None:
         attach(module, config.adapter, config.seed)
+    else:
+        refuse_to_train_compressed(module)
 
 
 def tune(

@@ -64,6 +64,8 @@ def check_recipe(data: dict[str, Any], where: str) -> Recipe:
     stages = data.get("stages")
     if not isinstance(stages, dict):
         raise FoundlingError(f"recipe {where!r} has no stages", "`stages:` maps names to stages")
+    if "report" in stages:
+        raise FoundlingError(f"recipe {where!r} has a stage 'report'", "That name is kept for the life's own report")
     data["stages"] = {name: _stage_fields(name, fields, where) for name, fields in stages.items()}
     if isinstance(data.get("budget"), str):
         data["budget"] = parse_duration(data["budget"])

@@ -26,6 +26,7 @@ class ReportConfig(Config):
     life: str = option(help="the life's name")
     recipe: str = option("", "the resolved recipe, as YAML")
     plan: dict[str, Any] = option({}, "the plan made before the run", affects_result=False)
+    command: str = option("", "what was typed to make the life", affects_result=False)
 
 
 def build(config: ReportConfig, inputs: Inputs, draft: Draft) -> None:
@@ -69,7 +70,7 @@ def _headlines(artifacts: Mapping[str, Artifact]) -> Markup:
         beside = ", ".join(f"{name} {value:.2f}" for name, value in base["baseline_bits_per_byte"].items())
         values["bits per byte, held out"] = (f"{base['validation_bits_per_byte']:.3f}", beside)
     rows = scored_models(artifacts)
-    for metric, label in HEADLINES[1:3]:
+    for metric, label, _ in HEADLINES[1:3]:
         scored = [(name, e.metrics[metric]) for name, _, e in rows if metric in e.metrics]
         if scored:
             name, best = max(scored, key=lambda item: item[1]["value"])
@@ -114,7 +115,7 @@ def _evaluation_section(page: Page, artifacts: Mapping[str, Artifact]) -> None:
     if not rows:
         return
     metrics = list(dict.fromkeys(metric for _, _, e in rows for metric in e.metrics))
-    headlines = [(metric, label) for metric, label in HEADLINES if metric in metrics]
+    headlines = [(h.metric, h.label) for h in HEADLINES if h.metric in metrics]
     scores = [(name, *(shown(e.metrics.get(metric)) for metric, _ in headlines)) for name, _, e in rows]
     beside = [f"{label}: {found}" for metric, label in headlines if (found := _references(metric, rows))]
     names = [name for name, _, _ in rows]
@@ -128,7 +129,7 @@ def _evaluation_section(page: Page, artifacts: Mapping[str, Artifact]) -> None:
     if tests:
         head = ["model", "metric", "before", "after", "difference", "p (Holm)", "items", "verdict"]
         main = next(
-            m for m in ("expressions.pass@1", HEADLINES[0][0], tests[0][1]) if any(m == row[1] for row in tests)
+            m for m in ("expressions.pass@1", HEADLINES[0].metric, tests[0][1]) if any(m == row[1] for row in tests)
         )
         blocks.append(table(head, [row for row in tests if row[1] == main]))
         blocks.append(details("Paired tests of every metric against the stage before", table(head, tests)))
@@ -172,12 +173,18 @@ def _compression_section(page: Page, artifacts: Mapping[str, Artifact]) -> None:
     speeds |= {a.inputs["model"]: a.run.get("decode_tokens_per_second", {}).get("original") for _, a in compressed}
     body = []
     for name, model, evaluation in shown_rows:
-        scores = [shown(evaluation.metrics.get(metric)) for metric, _ in HEADLINES[:2]]
+        scores = [shown(evaluation.metrics.get(headline.metric)) for headline in HEADLINES[:2]]
         kl = model.metrics.get("kl_bits_per_token", {}).get("value")
         speed = speeds.get(model.key)
         row = (name, human_bytes(weight_bytes(model)), *scores, kl, f"{speed:.0f}" if speed else "-")
         body.append(row)
-    head = ["model", "weights", *(label for _, label in HEADLINES[:2]), "KL to original, bits/token", "decode tokens/s"]
+    head = [
+        "model",
+        "weights",
+        *(headline.label for headline in HEADLINES[:2]),
+        "KL to original, bits/token",
+        "decode tokens/s",
+    ]
     page.section("Compression", figures.quality_against_size(shown_rows), table(head, body))
 
 

@@ -2,48 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
 
+from rich.markup import escape
 from rich.table import Table
 
 from foundling.core import progress
 from foundling.core.artifacts import Artifact
 from foundling.core.units import human_bytes, human_time
 
+
+class Headline(NamedTuple):
+    """A score that the summary and the report begin with."""
+
+    metric: str
+    label: str
+    meaning: str
+
+
 HEADLINES = (
-    ("bits-per-byte.bits_per_byte", "bits/byte"),
-    ("expressions.pass@1", "pass@1"),
-    ("expressions.pass@8", "pass@8"),
-    ("expressions.followed", "follows"),
-    ("syntax.parses", "syntax"),
+    Headline("bits-per-byte.bits_per_byte", "bits/byte", "to encode held-out text; less is better"),
+    Headline("expressions.pass@1", "pass@1", "held-out instructions answered right, checked by running the answer"),
+    Headline("expressions.pass@8", "pass@8", "those answered right at least once in eight samples"),
+    Headline("expressions.followed", "in form", "answers that are one expression and nothing else, as was asked"),
+    Headline("syntax.parses", "parses", "sampled continuations of held-out files that are valid Python"),
 )
+WIDE = 110  # columns in which a score and its interval fit beside each other
 
 
-def print_summary(life: str, artifacts: Mapping[str, Artifact], planned_seconds: float) -> None:
-    """Print the models with their scores, the time against the plan, and the next commands."""
+def print_models(life: str, artifacts: Mapping[str, Artifact]) -> None:
+    """Print every evaluated model of a life with its headline scores, and what these mean."""
     rows = scored_models(artifacts)
-    if rows:
-        table = Table(title=f"\nModels of {life}", title_justify="left", box=None, pad_edge=False)
-        table.add_column("model")
-        table.add_column("size", justify="right")
-        measured = [(m, label) for m, label in HEADLINES if any(m in e.metrics for _, _, e in rows)]
-        for _, label in measured:
-            table.add_column(label, justify="right")
-        for name, model, evaluation in rows:
-            scores = [shown(evaluation.metrics.get(metric)) for metric, _ in measured]
-            table.add_row(name, human_bytes(weight_bytes(model)), *scores)
-        progress.console.print(table)
-    took = sum(float(artifact.run.get("seconds", 0)) for artifact in artifacts.values())
-    plan = f" (planned {human_time(planned_seconds)})" if planned_seconds else ""
-    progress.console.print(f"\nEverything in this life took {human_time(took)}{plan}.")
-    report = next((a for a in artifacts.values() if a.kind == "report"), None)
-    if report is not None:
-        progress.console.print(f"Report: {report.file('report.html')}")
-    progress.console.print(
-        "Next: [bold]foundling chat[/] · [bold]foundling serve[/] · [bold]foundling lineage[/] · "
-        f"[bold]foundling run {life} --set sft.epochs=2[/]"
-    )
+    headlines = [h for h in HEADLINES if any(h.metric in evaluation.metrics for _, _, evaluation in rows)]
+    if not headlines:
+        return
+    wide = progress.console.width >= WIDE
+    table = Table(title=f"\nModels of {life}", title_justify="left", box=None, pad_edge=False)
+    table.add_column("model")
+    for label in ("size", *(headline.label for headline in headlines)):
+        table.add_column(label, justify="right")
+    for name, model, evaluation in rows:
+        scores = [shown(evaluation.metrics.get(headline.metric)) for headline in headlines]
+        cells = scores if wide else [score.replace(" [", "\n[") for score in scores]
+        table.add_row(name, human_bytes(weight_bytes(model)), *map(escape, cells))
+    progress.console.print(table)
+    for headline in headlines:
+        progress.console.print(f"[dim]  {headline.label:<10} {headline.meaning}[/]")
+    progress.console.print("[dim]  In brackets: the 95% interval.[/]")
+
+
+def print_scores(evaluation: Artifact) -> None:
+    """Print every score of one evaluation with its interval, its items and what to read it against."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("score")
+    table.add_column("value, 95% interval", justify="right")
+    table.add_column("items", justify="right")
+    table.add_column("for reference")
+    for name, metric in evaluation.metrics.items():
+        better = "" if metric["higher_is_better"] else " (less is better)"
+        beside = ", ".join(f"{r['name']} {r['value']:.3g}" for r in metric["reference"])
+        table.add_row(name + better, escape(shown(metric)), str(metric["n"]), escape(beside))
+    progress.console.print(table)
+
+
+def print_end(
+    artifacts: Mapping[str, Artifact], made: Collection[str], planned_seconds: float, command: str, where: str
+) -> None:
+    """Print the time against the plan, the report's path, and the commands to try next.
+
+    Args:
+        made: names of the stages that this run did not find in the store.
+        command: what was typed, to be typed again with a change.
+        where: the flag that names the store, if one was given.
+    """
+    say = progress.console.print
+    took = {name: float(artifact.run.get("seconds", 0)) for name, artifact in artifacts.items()}
+    now, whole = sum(took[name] for name in made), human_time(sum(took.values()))
+    if made:
+        say(f"\nThis run took {human_time(now)} (planned {human_time(planned_seconds)}), the whole life {whole}.")
+    else:
+        say(f"\nEverything was there already; it once took {whole}.")
+    for artifact in artifacts.values():
+        if artifact.kind == "report" and (artifact.path / "report.html").is_file():
+            say(f"Report: {artifact.file('report.html').resolve()}", soft_wrap=True)
+    change = "sft.epochs=2" if "sft" in artifacts else "seed=1"
+    say("Next:")
+    for verb, what in (
+        ("chat", "talk to the last model"),
+        ("serve", "the same behind an OpenAI-compatible URL"),
+        ("lineage", "what it was made from"),
+    ):
+        say(f"  [bold]foundling {verb}{where}[/]  [dim]{what}[/]", soft_wrap=True)
+    again = escape(f"{command} --set {change}{where}")
+    say(f"  [bold]{again}[/]  [dim]runs again only what this changes[/]", soft_wrap=True)
 
 
 def scored_models(artifacts: Mapping[str, Artifact]) -> list[tuple[str, Artifact, Artifact]]:
@@ -59,8 +111,8 @@ def weight_bytes(model: Artifact) -> int:
     return sum(int(entry["size"]) for name, entry in files.items() if name.endswith(".safetensors"))
 
 
-def shown(metric: Mapping[str, Any] | None, digits: int = 3) -> str:
-    """A score with its 95% interval: "0.61 [0.57, 0.65]"."""
+def shown(metric: Mapping[str, Any] | None) -> str:
+    """A score with its 95% interval: "0.612 [0.572, 0.651]"."""
     if not metric:
         return "-"
-    return f"{metric['value']:.{digits}f} [{metric['low']:.{digits - 1}f}, {metric['high']:.{digits - 1}f}]"
+    return f"{metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]"

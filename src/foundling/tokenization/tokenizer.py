@@ -16,6 +16,7 @@ from foundling.core.errors import FoundlingError
 ENDOFTEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 SPECIAL_TOKENS = (ENDOFTEXT, TURN_START, TURN_END)
 # How published models end a document and a turn, in order of preference. Only those in the vocabulary count.
+FEWEST = 0.9  # of a model's vocabulary that its tokenizer fills at least; published models pad by 3% at most
 _DOCUMENT_ENDS = (ENDOFTEXT, "<|end_of_text|>", "<|end▁of▁sentence|>", "</s>")
 _TURN_ENDS: tuple[str, ...] = (TURN_END, "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<|end|>", "<|eot|>", "<turn|>")
 _TURN_ENDS += ("<|return|>", "<|END_OF_TURN_TOKEN|>")
@@ -68,6 +69,19 @@ class Tokenizer:
             config["chat_template"] = template.read_text(encoding="utf-8")
         stops = _read_json(directory / "generation_config.json").get("eos_token_id") or []
         return cls(fast, config, stops if isinstance(stops, list) else [stops])
+
+    def require_fits(self, vocab_size: int, where: Path | str) -> None:
+        """Refuse a tokenizer that cannot be that of a model with `vocab_size` tokens.
+
+        Published models have up to a few per cent of unused ids, and now and then an added token too many.
+
+        Raises:
+            FoundlingError: it has more tokens than the model, or so few that it belongs to another.
+        """
+        own, added = self.fast.get_vocab_size(with_added_tokens=False), self.vocab_size
+        if own > vocab_size or added < FEWEST * vocab_size:
+            what = f"the tokenizer of {where} is not this model's: it has {added} tokens, the model {vocab_size}"
+            raise FoundlingError(what, fix="Put the tokenizer.json there that the model was trained with")
 
     def save(self, directory: str | Path) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json`; `transformers.AutoTokenizer` loads them."""

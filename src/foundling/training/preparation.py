@@ -14,6 +14,7 @@ from foundling.models.build import build
 from foundling.models.checkpoint import load_module
 from foundling.models.language_model import LanguageModel
 from foundling.models.presets import preset
+from foundling.models.quantized import refuse_to_train_compressed
 from foundling.tokenization.tokenizer import Tokenizer
 from foundling.training.bits_per_byte import HeldOut
 from foundling.training.config import PretrainConfig
@@ -77,6 +78,7 @@ def start(config: PretrainConfig, base: Path | None, of_tokens: Tokenizer, token
         scale_head(module, config.base_width)
         return module
     module = load_module(base)
+    refuse_to_train_compressed(module)
     if Tokenizer.load(base).encode(PROBE) != of_tokens.encode(PROBE):
         what = "the tokens were made with another tokenizer than the base model's"
         raise FoundlingError(what, fix="Tokenize the corpus with the base as the `tokenizer` input")

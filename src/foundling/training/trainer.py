@@ -159,6 +159,8 @@ class Trainer:
                 if stopping:
                     signals.raise_if_received(self.state.step, self.config.steps)
                 self._look()
+        if self.world.agree(signals.received is not None):  # during the last evaluation
+            signals.raise_if_received(self.state.step, self.config.steps)
 
     def _find_rates(self) -> None:
         """Train a little at rates that rise from step to step, put the weights back, and keep the best factor."""

@@ -99,7 +99,7 @@ def test_resolve_takes_a_path_a_life_and_stage_a_key_prefix_or_the_newest(tmp_pa
         found = artifact_of(store, spec)
         assert found is not None and found.key == model.key, spec
     assert artifact_of(store, "no-such-model") is None
-    with pytest.raises(FoundlingError, match=r"no stage 'bace'.*did you mean 'base'"):
+    with pytest.raises(FoundlingError, match=r"no stage 'bace'.*Did you mean 'base'"):
         artifact_of(store, "quick/bace")
     with pytest.raises(FoundlingError, match="kind 'model'"):
         artifact_of(store, model.key[:6], "corpus")

@@ -142,7 +142,7 @@ def test_a_changed_file_makes_another_corpus(folder: Path, tmp_path: Path) -> No
         ({"data": ("{folder}/empty.txt",)}, "1 empty"),
         ({"data": ("{folder}/binary.txt",)}, "binary"),
         ({"data": ("{folder}/doc*.txt",), "validation_source": "file:nowhere"}, "no source is 'file:nowhere'"),
-        ({"data": ("{folder}/t.parquet",), "text_field": "txt"}, "did you mean 'text'"),
+        ({"data": ("{folder}/t.parquet",), "text_field": "txt"}, "Did you mean 'text'"),
         ({"data": ("{folder}/fake.parquet",)}, "cannot be read"),
     ],
 )

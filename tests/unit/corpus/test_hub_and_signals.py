@@ -37,9 +37,9 @@ def clone(tmp_path: Path) -> Path:
 def test_splits_by_file_name(clone: Path) -> None:
     assert names(f"hf:{clone}") == ["data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet"]
     assert names(f"hf:{clone}?split=test") == ["data/test-00000-of-00001.parquet"]
-    with pytest.raises(FoundlingError, match=r"no split 'validation'\. its files name: test, train"):
+    with pytest.raises(FoundlingError, match=r"no split 'validation'\. Its files name: test, train"):
         hub.files(f"hf:{clone}?split=validation")
-    with pytest.raises(FoundlingError, match="did you mean 'split'"):
+    with pytest.raises(FoundlingError, match="Did you mean 'split'"):
         hub.files(f"hf:{clone}?splt=test")
 
 
@@ -51,7 +51,7 @@ def test_configurations_of_the_card(clone: Path) -> None:
     (clone / "README.md").write_text(f"---\n{json.dumps(card)}\n---\n# A dataset\n")
     assert names(f"hf:{clone}") == ["data/train-00001-of-00002.parquet"]
     assert names(f"hf:{clone}?config=en") == ["data/train-00000-of-00002.parquet"]
-    with pytest.raises(FoundlingError, match="there are: en, de"):
+    with pytest.raises(FoundlingError, match="There are: en, de"):
         hub.files(f"hf:{clone}?config=fr")
 
 

@@ -85,7 +85,7 @@ def test_weights_temperature_and_cap() -> None:
     assert capped["code"] == 4 and sum(capped[g] * sizes[g] for g in sizes) == pytest.approx(1110)
     assert only(Mixture(epochs={"co*": 3.0}), sizes)["code"] == 3
     assert sum(only(Mixture(budget_bytes=500), sizes)[g] * sizes[g] for g in sizes) == pytest.approx(500)
-    with pytest.raises(FoundlingError, match="did you mean 'books'"):
+    with pytest.raises(FoundlingError, match="Did you mean 'books'"):
         only(Mixture(weights={"bokks": 1.0}), sizes)
 
 

@@ -143,7 +143,7 @@ def test_evaluation_sets_of_ones_own(tmp_path: Path) -> None:
     both = make(tmp_path / "s", data=data, validation_bytes=0, evaluation_sets=sets[:1],
                 evaluation_fields=("question", "choices"))  # fmt: skip
     assert reasons(both) == {"contaminated: holds an evaluation item": 2}
-    with pytest.raises(FoundlingError, match="did you mean 'question'"):
+    with pytest.raises(FoundlingError, match="Did you mean 'question'"):
         make(tmp_path / "s", data=data, evaluation_sets=sets[:1], evaluation_fields=("questoin",))
 
 

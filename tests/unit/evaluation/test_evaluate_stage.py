@@ -173,5 +173,5 @@ def test_unknown_task_is_refused_before_the_model_is_loaded(corpus: Artifact, tm
     """Guards against minutes of loading before a misspelt task name is found."""
     empty = tmp_path / "not-a-model"
     empty.mkdir()
-    with pytest.raises(FoundlingError, match="did you mean 'syntax'"):
+    with pytest.raises(FoundlingError, match="Did you mean 'syntax'"):
         run(empty, corpus, tmp_path, tasks=["sintax"])

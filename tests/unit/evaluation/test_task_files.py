@@ -88,7 +88,7 @@ def test_broken_files_are_refused(change: Callable[..., Any], rows: list[Any], m
 
 def test_unknown_name_and_broken_yaml(tmp_path: Path) -> None:
     """Guards against tracebacks from the YAML parser and for misspelt names."""
-    with pytest.raises(FoundlingError, match="did you mean 'hellaswag'"):
+    with pytest.raises(FoundlingError, match="Did you mean 'hellaswag'"):
         load("helaswag")
     (tmp_path / "x.yaml").write_text("a: [1")
     with pytest.raises(FoundlingError, match="is not YAML"):

@@ -104,7 +104,7 @@ def test_adapters_come_and_go(
     engine.unload_adapter("skin")
     engine.load_adapter("skin", adapters["rslora"])
     assert answers(engine, "skin") == expected["rslora"] and answers(engine, None) == expected[None]
-    with pytest.raises(FoundlingError, match="did you mean 'skin'"):
+    with pytest.raises(FoundlingError, match="Did you mean 'skin'"):
         engine.generate([Request([1], PARAMS, adapter="skim")])
 
 

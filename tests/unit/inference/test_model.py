@@ -51,7 +51,7 @@ def test_stream_is_the_same_text_in_pieces_and_can_be_left(module: LanguageModel
 def test_mistakes_are_named(module: LanguageModel, tokenizer: Tokenizer, tmp_path: Path) -> None:
     """Guards against tracebacks for a user's mistake."""
     model = Model(module, tokenizer)
-    with pytest.raises(FoundlingError, match="did you mean 'top_p'"):
+    with pytest.raises(FoundlingError, match="Did you mean 'top_p'"):
         model.generate("a", topp=0.5)
     with pytest.raises(FoundlingError, match="300 tokens"):
         model.generate("a" * 300)

@@ -113,5 +113,5 @@ def test_values_out_of_range_are_refused_by_name(wrong: dict[str, object]) -> No
 
 def test_unknown_parameters_are_refused_with_the_nearest() -> None:
     """Guards against dropping what was asked for."""
-    with pytest.raises(FoundlingError, match="did you mean 'temperature'"):
+    with pytest.raises(FoundlingError, match="Did you mean 'temperature'"):
         SamplingParams.of(temprature=1.0)

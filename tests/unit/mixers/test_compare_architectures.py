@@ -53,7 +53,7 @@ def test_counted_state_is_the_allocated_one(name: str) -> None:
 
 def test_an_unknown_design_is_refused_with_the_nearest() -> None:
     """Guards against a traceback for a misspelt name."""
-    with pytest.raises(FoundlingError, match="did you mean 'mamba'"):
+    with pytest.raises(FoundlingError, match="Did you mean 'mamba'"):
         design("mamab", 64, 2, 100, 256)
 
 

@@ -66,7 +66,7 @@ def test_an_encoder_decoder_of_recurrent_cells_comes_back_equal(tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("pattern", "message"),
-    [("mamba+", "mamba"), ("mambo+mlp", "did you mean 'mamba'"), ("", "no block"), ("mlp+mlp", "as a mixer"),
+    [("mamba+", "mamba"), ("mambo+mlp", "Did you mean 'mamba'"), ("", "no block"), ("mlp+mlp", "as a mixer"),
      ("a+b+c", "a\\+b\\+c"), ("mamba:odd", "style 'odd'")],
 )  # fmt: skip
 def test_an_unreadable_pattern_is_explained(pattern: str, message: str) -> None:

@@ -82,5 +82,5 @@ def test_a_probe_run_reports_every_design(tmp_path: Path) -> None:
     report = (draft.path / "report.md").read_text()
     assert all(f"| {name} |" in report for name in (*TASKS["induction"].designs, "fixed vector"))
     assert (draft.path / "induction.png").exists() and (draft.path / "translation.png").exists()
-    with pytest.raises(FoundlingError, match="did you mean 'copying'"):
+    with pytest.raises(FoundlingError, match="Did you mean 'copying'"):
         probe_architectures(ProbesConfig(tasks=("coping",)), Inputs({}), draft)

@@ -77,7 +77,7 @@ def test_sharded_directory_loads_the_same(saved: Path, broken: Path) -> None:
 
 def test_unknown_model_type_is_named_with_the_nearest(broken: Path) -> None:
     edit_config(broken, model_type="qwen4")
-    assert "'qwen4'" in refused(broken) and "did you mean 'qwen3'" in refused(broken)
+    assert "'qwen4'" in refused(broken) and "Did you mean 'qwen3'" in refused(broken)
 
 
 @pytest.mark.parametrize(

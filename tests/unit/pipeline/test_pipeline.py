@@ -109,11 +109,11 @@ def test_an_input_may_be_an_artifact_of_another_life(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("stages", "message"),
     [
-        ({"a": {"stage": "txt"}}, r"no stage 'txt'.*did you mean 'text'"),
-        ({"a": {"stage": "text", "texd": "x"}}, r"unknown field 'texd'.*did you mean 'text'"),
+        ({"a": {"stage": "txt"}}, r"no stage 'txt'.*Did you mean 'text'"),
+        ({"a": {"stage": "text", "texd": "x"}}, r"unknown field 'texd'.*Did you mean 'text'"),
         (
             {"a": {"stage": "text", "inputs": {"bass": "b"}}, "b": {"stage": "text"}},
-            r"no input 'bass'.*did you mean 'base'",
+            r"no input 'bass'.*Did you mean 'base'",
         ),
         (
             {"a": {"stage": "text", "inputs": {"base": "b"}}, "b": {"stage": "text", "inputs": {"base": "a"}}},

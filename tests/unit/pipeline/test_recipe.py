@@ -41,11 +41,11 @@ def test_set_changes_one_field_of_one_stage(recipe_file: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("tokeniser.vocab_size=4", r"no stage 'tokeniser'.*did you mean 'tokenizer'"),
+        ("tokeniser.vocab_size=4", r"no stage 'tokeniser'.*Did you mean 'tokenizer'"),
         ("tokenizer.vocab_size", "NAME.field=value"),
         ("tokenizer.vocab_size=[1", "is not YAML"),
         ("=3", "NAME.field=value"),
-        ("sead=7", r"unknown field 'sead'.*did you mean 'seed'"),
+        ("sead=7", r"unknown field 'sead'.*Did you mean 'seed'"),
     ],
 )
 def test_set_refuses_what_it_cannot_place(recipe_file: Path, override: str, message: str) -> None:
@@ -72,7 +72,7 @@ def test_a_recipe_that_extends_itself_is_refused(tmp_path: Path) -> None:
     [
         ("[1, 2]", "is not a mapping"),
         ("name: x", "has no stages"),
-        ("name: x\nstages: {a: 3}", "a stage is a mapping"),
+        ("name: x\nstages: {a: 3}", "A stage is a mapping"),
         ("name: x\nstages: {a: {inputs: {}}}", "'stages.a.stage' is missing"),
         ("name: x y\nstages: {a: {stage: corpus}}", "field 'name'"),
         ("a: b: c", r"is not YAML at line 1"),
@@ -87,7 +87,7 @@ def test_broken_recipes_are_refused_with_their_reason(tmp_path: Path, text: str,
 
 
 def test_a_missing_recipe_names_the_nearest_one() -> None:
-    with pytest.raises(FoundlingError, match=r"no recipe 'quikstart'.*did you mean 'quickstart'"):
+    with pytest.raises(FoundlingError, match=r"no recipe 'quikstart'.*Did you mean 'quickstart'"):
         load_recipe("quikstart")
 
 

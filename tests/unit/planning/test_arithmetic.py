@@ -161,7 +161,7 @@ def test_h100_s_table_is_dense_and_the_tables_have_sources() -> None:
     for device in ACCELERATORS.values():
         assert device.source and device.watts > 0 and device.memory > 1e9 and device.bandwidth > 1e10
         assert list(device.rates.values()) == sorted(device.rates.values()), "narrower formats are never slower"
-    with pytest.raises(FoundlingError, match="did you mean 'h200'"):
+    with pytest.raises(FoundlingError, match="Did you mean 'h200'"):
         accelerator("h20o")
     with pytest.raises(FoundlingError, match="no 'fp8' rate"):
         accelerator("a100").rate("fp8")

@@ -52,5 +52,5 @@ def test_a_life_that_cannot_fit_is_refused_with_the_numbers(tmp_path: Path, monk
     store = Store(tmp_path)
     recipe = load_recipe("quickstart", ["base.preset=foundling-16m", "base.steps=10", "base.batch_size=1000000"])
     plan = plan_life(recipe.name, resolve(recipe, store), store, SLOW)
-    with pytest.raises(FoundlingError, match=r"stage 'base' needs about .* this machine has"):
+    with pytest.raises(FoundlingError, match=r"stage 'base' needs about .* This machine has"):
         plan.refuse_if_too_large()

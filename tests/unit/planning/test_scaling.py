@@ -263,7 +263,7 @@ def test_what_cannot_be_fitted_is_refused(tmp_path: Path) -> None:
         Runs(np.ones(1), np.ones(1), -np.ones(1))
     with pytest.raises(FoundlingError, match="too few for a power law"):
         isoflop(good.where(good.parameters == good.parameters[0]))
-    with pytest.raises(FoundlingError, match=r"no law 'besirogl'.*did you mean 'besiroglu'"):
+    with pytest.raises(FoundlingError, match=r"no law 'besirogl'.*Did you mean 'besiroglu'"):
         law_named("besirogl")
     for text, said in (
         ("a,b\n1,2\n", "lacks a column"),

@@ -108,3 +108,12 @@ def test_a_directory_that_is_no_tokenizer(tmp_path: Path, files: dict[str, str],
         (tmp_path / name).write_text(text)
     with pytest.raises(FoundlingError, match=message):
         Tokenizer.load(tmp_path)
+
+
+def test_a_tokenizer_that_is_not_the_models_is_refused(tokenizer: Tokenizer) -> None:
+    size = tokenizer.vocab_size
+    for fits in (size, round(1.05 * size)):
+        tokenizer.require_fits(fits, "model")
+    for other in (size // 2, 2 * size):
+        with pytest.raises(FoundlingError, match=f"is not this model's: it has {size} tokens, the model {other}"):
+            tokenizer.require_fits(other, "model")

@@ -96,6 +96,16 @@ def test_signal_saves_and_stops(tmp_path: Path, split: TokenSplit, number: int) 
     assert signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, signal.default_int_handler)
 
 
+def test_a_signal_during_the_last_evaluation_stops_the_run_too(tmp_path: Path, split: TokenSplit) -> None:
+    """It was noted, and then forgotten: the life went on with its next stage."""
+    trainer = make(tmp_path, split)
+    trainer.evaluate = lambda module: os.kill(os.getpid(), signal.SIGINT) or {}
+    with pytest.raises(Interrupted):
+        trainer.fit()
+    again = make(tmp_path, split)
+    assert again.fit().steps == again.config.steps, "and the next run goes on from the end"
+
+
 @pytest.mark.parametrize("rows", [1, 2, 4])
 def test_accumulation_gives_the_same_curve(tmp_path: Path, split: TokenSplit, rows: int) -> None:
     """Averaging per micro-batch instead of over the whole batch is the classic bug: uneven masks would show it."""
