@@ -169,3 +169,16 @@ def test_kept_models_need_one_process() -> None:
     """The option must be refused where it cannot work."""
     with pytest.raises(ValidationError, match="one process"):
         PretrainConfig(keep_every=10, processes=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_compiled_blocks_train_as_plain_ones(tmp_path: Path, split: TokenSplit, precision: str) -> None:
+    """A compiled run must give the plain run's curve within rounding, and compile once, not at every step."""
+    torch._dynamo.utils.counters.clear()
+    options = {"steps": 6, "precision": precision}
+    plain = fit(tmp_path / "plain", split, decoder(split.vocab_size), **options)
+    compiled = fit(tmp_path / "compiled", split, decoder(split.vocab_size), compile=True, **options)
+    curves = [[line["loss"] for line in run if line["kind"] == "step"] for run in (plain, compiled)]
+    assert curves[1] == pytest.approx(curves[0], abs=1e-4 if precision == "fp32" else 0.02)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 10  # of two blocks, whatever the steps
