@@ -97,9 +97,12 @@ def _serve(model: str | None = None, store: str | None = None, **flags: Any) -> 
         data.setdefault("name", model)
     config = parse(ServeConfig, data, "serve")
     config.refuse_open_server()  # before the time that loading takes
-    home, others = Store(store), config.others()
+    home, (others, adapters) = Store(store), config.others()
     dtype = getattr(torch, config.dtype) if config.dtype != "auto" else None
     loaded = {name: load(spec, store=home, dtype=dtype) for name, spec in {config.name: model, **others}.items()}
+    for name, spec in adapters.items():
+        artifact = home.resolve(spec, "adapter")
+        loaded[config.name].engine.load_adapter(name, artifact.path if artifact else spec)
     serve_model(loaded.pop(config.name), config, loaded)
 
 

@@ -35,13 +35,16 @@ PAGE_FILES = {"/": "index.html", "/playground.js": "playground.js", "/playground
 
 
 def create_app(model: Model, config: ServeConfig, others: Mapping[str, Model] | None = None) -> FastAPI:
-    """The application that serves `model` under `config.name`, and `others` under their names.
+    """The application that serves `model` under `config.name`, `others` and all models' adapters under their names.
 
     The engines' threads start at once; `app.state.services` holds them.
     """
     metrics = Metrics(config.cost_per_hour)
-    models = {config.name: model, **(others or {})}
-    services = Services([Service(name, each, config, metrics) for name, each in models.items()], metrics)
+    served = []
+    for name, each in {config.name: model, **(others or {})}.items():
+        served.append(Service(name, each, config, metrics))
+        served += [Service(adapter, each, config, metrics, base=served[-1]) for adapter in each.engine.adapters]
+    services = Services(served, metrics)
     metrics.services = services.by_name
     app = FastAPI(
         title="Foundling", version=foundling.__version__, docs_url=None, redoc_url=None, responses=errors.DOCUMENTED
@@ -56,8 +59,8 @@ def create_app(model: Model, config: ServeConfig, others: Mapping[str, Model] | 
     _add_token_routes(app, services)
     _add_probes(app, services)
     _add_playground(app, Votes(config.votes))
-    for service in services.by_name.values():
-        service.engine.start()
+    for engine in services.engines:
+        engine.start()
     return app
 
 

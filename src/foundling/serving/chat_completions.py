@@ -33,7 +33,8 @@ async def answer(services: Services, body: ChatBody, http: HttpRequest) -> Respo
     grammar = await service.compiled(service.rules.form(asked, field), field)
     messages = with_explanations([message.plain() for message in body.messages], tools, body.response_format, service)
     prompt = await service.render(messages, tools=tools.shown if tools else None)
-    request = Request(prompt, sampling.for_chat(body, len(prompt), service.context, grammar))
+    params = sampling.for_chat(body, len(prompt), service.context, grammar)
+    request = Request(prompt, params, adapter=service.adapter)
     if body.stream:
         form = ChatStream(service, body, tools, len(prompt), http.scope)
         return await server_sent(service, [request], form, http)

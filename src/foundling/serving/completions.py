@@ -34,7 +34,8 @@ async def answer(services: Services, body: CompletionBody, http: HttpRequest) ->
         service.rules.check_question(prompt if isinstance(prompt, str) else service.tokenizer.decode(prompt), "prompt")
     prompts = [await _ids(service, prompt) for prompt in body.prompt]
     grammar = await service.compiled(service.rules.form(None, ""), "prompt")
-    requests = [Request(ids, sampling.for_completion(body, len(ids), service.context, grammar)) for ids in prompts]
+    params = [sampling.for_completion(body, len(ids), service.context, grammar) for ids in prompts]
+    requests = [Request(ids, own, adapter=service.adapter) for ids, own in zip(prompts, params, strict=True)]
     prompt_tokens = sum(map(len, prompts))
     if body.stream:
         form = CompletionStream(service, body, prompts, http.scope)

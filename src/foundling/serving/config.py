@@ -20,6 +20,7 @@ class ServeConfig(Config):
     port: int = option(8000, "port to listen on; 0 takes any free one", ge=0, le=65535)
     name: str = option("foundling", "the model's id in /v1/models and in requests", min_length=1)
     also: tuple[str, ...] = option((), "further models to serve beside it, as NAME=MODEL")
+    adapters: tuple[str, ...] = option((), "adapters on this model, served under names of their own, as NAME=ADAPTER")
     dtype: Literal["auto", "float32", "bfloat16"] = option(
         "auto", "precision of the weights in memory; auto takes the files' own, and float32 for float16"
     )
@@ -41,20 +42,21 @@ class ServeConfig(Config):
         extra = os.environ.get(KEYS_VARIABLE, "").split(",")
         return tuple(key for key in (*self.api_keys, *(part.strip() for part in extra)) if key)
 
-    def others(self) -> dict[str, str]:
-        """The further models: their names in requests, and what they are.
+    def others(self) -> tuple[dict[str, str], dict[str, str]]:
+        """The further models and the adapters: their names in requests, and what they are.
 
         Raises:
             FoundlingError: one is not of the form NAME=MODEL, or two have one name.
         """
-        found: dict[str, str] = {}
-        for entry in self.also:
-            name, _, model = entry.partition("=")
-            if not name or not model:
-                raise FoundlingError(f"--also is {entry!r}", "expected NAME=MODEL", "such as --also base=life/base")
-            if name in (self.name, *found):
-                raise FoundlingError(f"two served models are called {name!r}", fix="Give each a name of its own")
-            found[name] = model
+        found: tuple[dict[str, str], dict[str, str]] = {}, {}
+        for flag, entries, group in zip(("also", "adapters"), (self.also, self.adapters), found, strict=True):
+            for entry in entries:
+                name, _, spec = entry.partition("=")
+                if not name or not spec:
+                    raise FoundlingError(f"--{flag} is {entry!r}", "expected NAME=WHERE", f"as in --{flag} tuned=PATH")
+                if name in (self.name, *found[0], *found[1]):
+                    raise FoundlingError(f"two served models are called {name!r}", fix="Give each a name of its own")
+                group[name] = spec
         return found
 
     def refuse_open_server(self) -> None:

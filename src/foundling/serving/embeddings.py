@@ -21,6 +21,8 @@ TOKENS_AT_ONCE = 512
 async def answer(services: Services, body: EmbeddingBody, http: HttpRequest) -> dict[str, Any]:
     """One unit vector per text."""
     service = services.pick(body.model)
+    if service.base is not None:
+        raise refused("model", f"{service.name} is an adapter; embeddings come from {service.base.name}")
     if not all(isinstance(text, str) for text in body.input):
         raise refused("input", "only texts are embedded here, not lists of token ids")
     if len(body.input) > MAX_INPUTS:

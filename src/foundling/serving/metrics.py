@@ -67,6 +67,8 @@ class Metrics:
         }
         gauges = {name: GaugeMetricFamily(f"foundling_{name}", text, labels=["model"]) for name, text in names.items()}
         for name, service in self.services.items():
+            if service.base is not None:  # its engine is its base's
+                continue
             for gauge, value in self._gauges(service).items():
                 gauges[gauge].add_metric([name], value)
         return gauges.values()

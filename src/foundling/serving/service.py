@@ -36,15 +36,20 @@ class Service:
         tokenizer: its tokenizer.
         context: prompt and answer together have at most this many tokens.
         engine: the thread that runs it.
+        base, adapter: for an adapter, the model it is on, whose engine answers for both, and its name there.
     """
 
-    def __init__(self, name: str, model: Model, config: ServeConfig, metrics: Metrics) -> None:
+    def __init__(
+        self, name: str, model: Model, config: ServeConfig, metrics: Metrics, base: Service | None = None
+    ) -> None:
         self.config, self.name, self.metrics = config, name, metrics
         self.model = model
         self.tokenizer = model.tokenizer
         self.context: int = model.module.config.max_positions
         self.vocab_size: int = model.module.config.vocab_size
-        self.engine = EngineLoop(model.engine, config.max_requests, metrics)
+        self.base = base
+        self.adapter = name if base else None
+        self.engine = base.engine if base else EngineLoop(model.engine, config.max_requests, metrics)
         self.longest_token = max(len(self.tokenizer.token_bytes(id)) for id in range(self.tokenizer.vocab_size))
         self.created = int(time.time())
         self.cache = AnswerCache(config.answer_cache)
@@ -116,7 +121,7 @@ class Service:
     def card(self) -> dict[str, Any]:
         """The model's entry in /v1/models."""
         card = {"id": self.name, "object": "model", "created": self.created, "owned_by": "foundling"}
-        return {**card, "max_model_len": self.context}
+        return {**card, "parent": self.base.name if self.base else None, "max_model_len": self.context}
 
 
 class Services:
@@ -141,17 +146,21 @@ class Services:
         raise ApiError(404, message, param="model", code="model_not_found")
 
     @property
+    def engines(self) -> list[EngineLoop]:
+        """The engines' threads: one for each model, its adapters included."""
+        return [service.engine for service in self.by_name.values() if service.base is None]
+
+    @property
     def alive(self) -> bool:
         """Whether all engines can answer."""
-        return all(service.engine.alive for service in self.by_name.values())
+        return all(engine.alive for engine in self.engines)
 
     @property
     def ready(self) -> bool:
         """Whether another request would be taken."""
-        engines = [service.engine for service in self.by_name.values()]
-        return self.alive and all(engine.held < engine.max_requests for engine in engines)
+        return self.alive and all(engine.held < engine.max_requests for engine in self.engines)
 
     def stop(self) -> None:
         """End the engines' threads."""
-        for service in self.by_name.values():
-            service.engine.stop()
+        for engine in self.engines:
+            engine.stop()

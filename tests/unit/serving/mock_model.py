@@ -46,6 +46,7 @@ class MockEngine:
     broken: bool = False
     ending: str | None = None
     special: bool = False
+    adapters: list[str] = field(default_factory=list)
     embedded: list[int] = field(default_factory=list)  # how many texts each call had
     go: threading.Event = field(default_factory=threading.Event)
 

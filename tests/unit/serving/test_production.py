@@ -229,8 +229,9 @@ def test_files_that_cannot_be_written_are_said_at_the_start(tmp_path: Path) -> N
 
 
 def test_further_models_by_name() -> None:
-    """Guards `--also`: names for requests, and one clear error for what is none."""
-    assert ServeConfig(also=("base=life/base", "x=a=b")).others() == {"base": "life/base", "x": "a=b"}
+    """Guards `--also` and `--adapters`: names for requests, and one clear error for what is none."""
+    config = ServeConfig(also=("base=life/base", "x=a=b"), adapters=("y=there",))
+    assert config.others() == ({"base": "life/base", "x": "a=b"}, {"y": "there"})
     for wrong in (("base",), ("=x",), ("a=",), ("foundling=x",), ("a=x", "a=y")):
         with pytest.raises(FoundlingError):
             ServeConfig(also=wrong).others()
@@ -264,6 +265,24 @@ def test_several_models_side_by_side(running: Any) -> None:
     assert [model.id for model in client.models.list()] == ["foundling", "second"]
     assert client.completions.create(model="second", prompt="x").choices[0].text == "other words"
     assert client.completions.create(model="foundling", prompt="x").choices[0].text == "hello"
+
+
+def test_adapters_are_models(running: Any) -> None:
+    """Guards that a request which names an adapter gets it, from its base's engine, and that both are listed."""
+    server = running(adapters=["tuned"])
+    client = server.client()
+    assert [(model.id, model.parent) for model in client.models.list()] == [
+        ("foundling", None),
+        ("tuned", "foundling"),
+    ]
+    for name in ("tuned", "foundling"):
+        client.chat.completions.create(model=name, messages=USER)
+        client.completions.create(model=name, prompt="x")
+    assert [request.adapter for request in server.model.engine.seen] == ["tuned", "tuned", None, None]
+    with pytest.raises(openai.BadRequestError, match="come from foundling"):
+        client.embeddings.create(model="tuned", input="x")
+    page = httpx.get(f"{server.url}/metrics").text
+    assert 'held{model="foundling"}' in page and 'held{model="tuned"}' not in page
 
 
 def test_a_body_without_a_length_is_counted_too(running: Any) -> None:
