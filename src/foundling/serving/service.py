@@ -49,7 +49,7 @@ class Service:
         self.vocab_size: int = model.module.config.vocab_size
         self.base = base
         self.adapter = name if base else None
-        self.engine = base.engine if base else EngineLoop(model.engine, config.max_requests, metrics)
+        self.engine: EngineLoop = base.engine if base else EngineLoop(model.engine, config.max_requests, metrics)
         self.longest_token = max(len(self.tokenizer.token_bytes(id)) for id in range(self.tokenizer.vocab_size))
         self.created = int(time.time())
         self.cache = AnswerCache(config.answer_cache)
