@@ -101,7 +101,7 @@ def _serve(model: str | None = None, store: str | None = None, **flags: Any) -> 
     dtype = getattr(torch, config.dtype) if config.dtype != "auto" else None
     loaded = {name: load(spec, store=home, dtype=dtype) for name, spec in {config.name: model, **others}.items()}
     for name, spec in adapters.items():
-        artifact = home.resolve(spec, "adapter")
+        artifact = artifact_of(home, spec, "adapter")
         loaded[config.name].engine.load_adapter(name, artifact.path if artifact else spec)
     serve_model(loaded.pop(config.name), config, loaded)
 
