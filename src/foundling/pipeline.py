@@ -56,6 +56,15 @@ STAGES: dict[str, Stage] = {
             {"corpus": Port(("corpus",), "the corpus"), "tokenizer": Port(("tokenizer", "model"), "the tokenizer")},
         ),
         Stage(
+            "extend",
+            "model",
+            1,
+            "Add tokens for a domain or a language to a model.",
+            "foundling.tokenization.config:ExtendConfig",
+            "foundling.tokenization.extend:build",
+            {"corpus": Port(("corpus",), "text of the domain"), "model": Port(("model",), "the model to extend")},
+        ),
+        Stage(
             "pretrain",
             "model",
             1,

@@ -18,9 +18,23 @@ class TokenizerConfig(Config):
         "gpt2", "how text is cut before merging: GPT-2's or Llama 3's pattern (llama.cpp knows both)"
     )
     split_digits: bool = option(False, "every digit is a token of its own")
+    whitespace: Literal["runs", "single"] = option(
+        "runs", "runs: several spaces may be one token, as code wants it; single: every one is a token of its own"
+    )
     special_tokens: tuple[str, ...] = option((), "further control tokens, such as [MASK]")
     sample_bytes: int = option(100_000_000, "train on at most this much text, evenly spread over the corpus", gt=0)
     min_frequency: int = option(2, "a pair must occur this often to be merged", ge=1)
+
+
+class ExtendConfig(Config):
+    """A model and the text of a domain or language -> the model with further tokens for it."""
+
+    tokens: int = option(1000, "new tokens, at most", ge=1)
+    initialise: Literal["mean", "random"] = option(
+        "mean", "rows of a new token: the mean of the tokens that it replaces, or drawn like the others"
+    )
+    sample_bytes: int = option(20_000_000, "learn them on at most this much text", gt=0)
+    seed: int = option(0, "of random rows")
 
 
 class TokenizeConfig(Config):

@@ -111,6 +111,8 @@ def _byte_level(model: models.Model, config: TokenizerConfig) -> tokenizers.Toke
 
 def _pre_tokenizer(config: TokenizerConfig) -> pre_tokenizers.PreTokenizer:
     parts: list[pre_tokenizers.PreTokenizer] = []
+    if config.whitespace == "single":
+        parts.append(pre_tokenizers.Split(Regex(r"\s(?=\s)"), behavior="isolated"))
     if config.split_digits:
         parts.append(pre_tokenizers.Digits(individual_digits=True))
     if config.pre_tokenizer == "llama3":

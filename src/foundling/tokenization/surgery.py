@@ -5,6 +5,7 @@ Training goes on where it stopped: new merges come after all old ones, so that a
 
 from __future__ import annotations
 
+import heapq
 import json
 from collections import Counter
 from collections.abc import Iterable
@@ -58,17 +59,24 @@ def learn_merges(words: Counter[tuple[str, ...]], count: int) -> list[Pair]:
     where: dict[Pair, set[int]] = {}
     for number, word in enumerate(parts):
         _count(word, times[number], number, counts, where)
+    queue = [(-n, pair) for pair, n in counts.items()]  # entries whose count has changed since are passed over
+    heapq.heapify(queue)
     merges: list[Pair] = []
-    while len(merges) < count and counts:
-        best = min(counts, key=lambda pair: (-counts[pair], pair))
+    while len(merges) < count and queue:
+        negative, best = heapq.heappop(queue)
+        if counts[best] != -negative:
+            continue
         if counts[best] < 2:
             break
         merges.append(best)
+        changed: set[Pair] = set()
         for number in sorted(where[best]):
-            _count(parts[number], -times[number], number, counts, where)
+            changed |= _count(parts[number], -times[number], number, counts, where)
             parts[number] = _merge(parts[number], best)
-            _count(parts[number], times[number], number, counts, where)
-        counts.pop(best, None)
+            changed |= _count(parts[number], times[number], number, counts, where)
+        for pair in changed - {best}:
+            heapq.heappush(queue, (-counts[pair], pair))
+        del counts[best]
     return merges
 
 
@@ -94,13 +102,13 @@ def _words(tokenizer: Tokenizer, texts: Iterable[str]) -> Counter[tuple[str, ...
     return Counter(cut)
 
 
-def _count(word: list[str], times: int, number: int, counts: Counter[Pair], where: dict[Pair, set[int]]) -> None:
-    for pair in pairwise(word):
+def _count(word: list[str], times: int, number: int, counts: Counter[Pair], where: dict[Pair, set[int]]) -> set[Pair]:
+    """Add a word's pairs `times` times; returns them."""
+    pairs = list(pairwise(word))
+    for pair in pairs:
         counts[pair] += times
-        if times > 0:
-            where.setdefault(pair, set()).add(number)
-        elif counts[pair] <= 0:
-            del counts[pair]
+        where.setdefault(pair, set()).add(number)
+    return set(pairs)
 
 
 def _merge(word: list[str], pair: Pair) -> list[str]:

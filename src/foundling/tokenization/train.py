@@ -25,9 +25,9 @@ def build(config: TokenizerConfig, inputs: Inputs, draft: Draft) -> None:
     """Train on the corpus's train split; write tokenizer.json, tokenizer_config.json and report.json."""
     corpus = inputs["corpus"]
     path = corpus.file("train.parquet")
-    tokenizer = train(_sample(path, config.sample_bytes), config)
+    tokenizer = train(sample(path, config.sample_bytes), config)
     tokenizer.save(draft.path)
-    report = {split: measure(tokenizer, texts) for split, texts in _held_texts(corpus).items()}
+    report = {split: measure(tokenizer, texts) for split, texts in held_texts(corpus).items()}
     write_json(draft.path / "report.json", {"vocab_size": tokenizer.vocab_size, **report})
     draft.metrics |= {"vocab_size": tokenizer.vocab_size}
     draft.metrics |= {f"{split}_bytes_per_token": r["bytes_per_token"] for split, r in report.items()}
@@ -67,7 +67,7 @@ def measure(tokenizer: Tokenizer, texts: list[str]) -> dict[str, Any]:
     }
 
 
-def _sample(path: Path, limit: int) -> Iterator[str]:
+def sample(path: Path, limit: int) -> Iterator[str]:
     """Every document, or, of a larger corpus, documents evenly spread over it."""
     total = pl.scan_parquet(path).select(pl.col("text").str.len_bytes().sum()).collect().item()
     every = max(1, -(-int(total) // limit))
@@ -75,7 +75,8 @@ def _sample(path: Path, limit: int) -> Iterator[str]:
         yield from rows["text"]
 
 
-def _held_texts(corpus: Artifact) -> dict[str, list[str]]:
+def held_texts(corpus: Artifact) -> dict[str, list[str]]:
+    """Some megabytes of each split, to measure a tokenizer on."""
     found = {}
     for split in ("train", "validation"):
         texts = pl.read_parquet(corpus.file(f"{split}.parquet"), columns=["text"])["text"]

@@ -69,3 +69,13 @@ def test_digits_and_further_special_tokens() -> None:
     assert tokenizer.special_tokens["[MASK]"] == 3
     with pytest.raises(FoundlingError, match="too small for bpe"):
         train(iter(TEXTS), TokenizerConfig(vocab_size=100))
+
+
+def test_whitespace_policies() -> None:
+    """Runs of spaces are one token, or each its own."""
+    text = ["def f():\n        return 1\n"] * 50
+    made = {w: train(iter(text), TokenizerConfig(vocab_size=300, whitespace=w)) for w in ("runs", "single")}  # type: ignore[arg-type]
+    spaces = {w: [t for t in tok.fast.get_vocab() if t.startswith(("ĠĠ", "ĊĠ"))] for w, tok in made.items()}
+    assert spaces["runs"] and not spaces["single"]
+    for tokenizer in made.values():
+        assert tokenizer.decode(tokenizer.encode(text[0])) == text[0]
