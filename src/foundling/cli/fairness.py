@@ -12,6 +12,7 @@ from rich.table import Table
 from foundling.core import progress
 from foundling.core.artifacts import Store
 from foundling.core.errors import FoundlingError
+from foundling.core.lives import artifact_of
 from foundling.models.locate import locate
 from foundling.tokenization.fairness import as_rows, read_parallel, summary, vocabulary_effect, write_page
 from foundling.tokenization.fairness import fairness as measure
@@ -86,6 +87,6 @@ def fairness(
 def _tokenizer(name: str, store: Store) -> Tokenizer:
     path = Path(name).expanduser()
     if not path.exists():
-        found = store.resolve(name, "tokenizer")
+        found = artifact_of(store, name, "tokenizer")
         path = found.path if found else locate(name)
     return Tokenizer.load(path.parent if path.is_file() else path)
