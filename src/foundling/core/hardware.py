@@ -49,7 +49,7 @@ def memory_bytes() -> int:
 
 def describe() -> str:
     """One line about the machine: processor, cores, memory."""
-    return f"{_processor()}, {threads()} cores, {memory_bytes() / 2**30:.0f} GiB"
+    return f"{_processor()}, {threads()} core{'s' if threads() > 1 else ''}, {memory_bytes() / 2**30:.0f} GiB"
 
 
 @cache

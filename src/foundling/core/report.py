@@ -123,7 +123,7 @@ def cards(values: Mapping[str, tuple[str, str]]) -> Markup:
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Markup:
     """A table; numbers and cells that begin with a digit are aligned right. Floats get four significant digits."""
-    numeric = [all(_is_number(row[i]) for row in rows if row[i] not in ("", None)) for i in range(len(columns))]
+    numeric = [all(_is_number(row[i]) for row in rows if row[i] not in ("", "-", None)) for i in range(len(columns))]
     classes = [Markup(' class="n"') if n and rows else Markup("") for n in numeric]
     head = Markup("").join(Markup("<th{}>{}</th>").format(c, name) for c, name in zip(classes, columns, strict=True))
     body = Markup("").join(
@@ -143,7 +143,7 @@ def figure(fig: Figure, caption: str) -> Markup:
     fig.savefig(buffer, format="svg", bbox_inches="tight", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{escape(caption)}"', 1)
-    return Markup("<figure>{}<figcaption>{}</figcaption></figure>").format(Markup(svg), caption)
+    return _drawing(Markup(svg), caption, 90 * fig.get_figwidth())
 
 
 def new_figure(width: float = 6.4, height: float = 3.4) -> tuple[Figure, Any]:
@@ -168,32 +168,46 @@ def new_figure(width: float = 6.4, height: float = 3.4) -> tuple[Figure, Any]:
     return fig, axes
 
 
+NODE_W, NODE_H, GAP_X, GAP_Y = 150, 40, 22, 30  # of a graph, in pixels
+_ARROW = Markup(
+    '<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="6" markerHeight="6" orient="auto">'
+    '<path d="M0,0 L8,4 L0,8 z" fill="#7d8698"/></marker></defs>'
+)
+
+
 def graph(nodes: Mapping[str, tuple[str, str]], edges: Sequence[tuple[str, str]], caption: str) -> Markup:
-    """A directed acyclic graph as SVG, left to right.
+    """A directed acyclic graph as SVG, from the top down; an edge that skips rows is drawn fainter.
 
     Args:
-        nodes: id -> (label, second line).
+        nodes: id -> (label, second line), in an order in which inputs come first.
         edges: (from, to) pairs of ids.
     """
     rank = _ranks(list(nodes), edges)
-    columns: dict[int, list[str]] = {}
-    for name in nodes:
-        columns.setdefault(rank[name], []).append(name)
-    width, height, gap_x, gap_y = 150, 40, 48, 14
-    tallest = max(len(column) for column in columns.values())
-    total_h = tallest * (height + gap_y) + gap_y
-    place = {}
-    for r, column in columns.items():
-        offset = (total_h - len(column) * (height + gap_y) + gap_y) / 2
-        for i, name in enumerate(column):
-            place[name] = (8 + r * (width + gap_x), offset + i * (height + gap_y))
-    parts = [_edge(place[a], place[b], width, height) for a, b in edges if a in place and b in place]
-    parts += [_node(place[name], label, second, width, height) for name, (label, second) in nodes.items()]
-    total_w = 16 + len(columns) * (width + gap_x) - gap_x
-    svg = Markup('<svg role="img" aria-label="{}" viewBox="0 0 {} {}" width="{}" font-size="12">{}</svg>').format(
-        caption, total_w, total_h, total_w, Markup("").join(parts)
+    rows: list[list[str]] = [[name for name in nodes if rank[name] == r] for r in range(max(rank.values()) + 1)]
+    width = max(len(row) for row in rows) * (NODE_W + GAP_X) + GAP_X
+    place: dict[str, tuple[float, float]] = {}
+    for r, row in enumerate(rows):
+        row.sort(key=lambda name: _mean([place[a][0] for a, b in edges if b == name and a in place]))
+        left = (width - len(row) * (NODE_W + GAP_X) + GAP_X) / 2
+        place |= {name: (left + i * (NODE_W + GAP_X), 8 + r * (NODE_H + GAP_Y)) for i, name in enumerate(row)}
+    drawn = [(a, b) for a, b in edges if a in place and b in place]
+    parts = [_edge(place[a], place[b], rank[b] - rank[a] > 1) for a, b in drawn]
+    parts += [_node(place[name], label, second) for name, (label, second) in nodes.items()]
+    height = len(rows) * (NODE_H + GAP_Y) - GAP_Y + 16
+    svg = Markup('<svg role="img" aria-label="{}" viewBox="0 0 {} {}" width="{}" font-size="12">{}{}</svg>').format(
+        caption, width, height, width, _ARROW, Markup("").join(parts)
     )
-    return Markup('<figure><div class="scroll">{}</div><figcaption>{}</figcaption></figure>').format(svg, caption)
+    return _drawing(svg, caption, width)
+
+
+def _drawing(svg: Markup, caption: str, width: float) -> Markup:
+    """A captioned SVG that shrinks to two thirds of its width in pixels, and is scrolled on what is narrower."""
+    box = Markup('<figure><div class="scroll"><div style="min-width:{:.0f}px">{}</div></div>')
+    return (box + Markup("<figcaption>{}</figcaption></figure>")).format(width * 2 / 3, svg, caption)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
 
 
 def _ranks(names: list[str], edges: Sequence[tuple[str, str]]) -> dict[str, int]:
@@ -204,19 +218,20 @@ def _ranks(names: list[str], edges: Sequence[tuple[str, str]]) -> dict[str, int]
     return rank
 
 
-def _edge(a: tuple[float, float], b: tuple[float, float], width: int, height: int) -> Markup:
-    x1, y1, x2, y2 = a[0] + width, a[1] + height / 2, b[0], b[1] + height / 2
-    bend = (x1 + x2) / 2
-    path = f"M{x1:.0f},{y1:.0f} C{bend:.0f},{y1:.0f} {bend:.0f},{y2:.0f} {x2:.0f},{y2:.0f}"
-    return Markup('<path d="{}" fill="none" stroke="#b7bdc9" stroke-width="1.4"/>').format(path)
+def _edge(a: tuple[float, float], b: tuple[float, float], faint: bool) -> Markup:
+    x1, y1, x2, y2 = a[0] + NODE_W / 2, a[1] + NODE_H, b[0] + NODE_W / 2, b[1]
+    bend = (y1 + y2) / 2
+    path = f"M{x1:.0f},{y1:.0f} C{x1:.0f},{bend:.0f} {x2:.0f},{bend:.0f} {x2:.0f},{y2:.0f}"
+    style = Markup('stroke="#dde1e9"') if faint else Markup('stroke="#7d8698" marker-end="url(#arrow)"')
+    return Markup('<path d="{}" fill="none" stroke-width="1.4" {}/>').format(path, style)
 
 
-def _node(at: tuple[float, float], label: str, second: str, width: int, height: int) -> Markup:
+def _node(at: tuple[float, float], label: str, second: str) -> Markup:
     return Markup(
         '<g><rect x="{:.0f}" y="{:.0f}" width="{}" height="{}" rx="8" fill="#fff" stroke="#3557c2"/>'
         '<text x="{:.0f}" y="{:.0f}" fill="#1c2333" font-weight="600">{}</text>'
         '<text x="{:.0f}" y="{:.0f}" fill="#5a6375" font-size="10.5">{}</text></g>'
-    ).format(at[0], at[1], width, height, at[0] + 10, at[1] + 17, label[:22], at[0] + 10, at[1] + 31, second[:26])
+    ).format(at[0], at[1], NODE_W, NODE_H, at[0] + 10, at[1] + 17, label[:22], at[0] + 10, at[1] + 31, second[:26])
 
 
 def _is_number(value: Any) -> bool:

@@ -45,6 +45,13 @@ def build(config: ReportConfig, inputs: Inputs, draft: Draft) -> None:
     page.write(draft.file("report.html"))
 
 
+TRAINING_NOTE = (
+    "Loss on the batches, in nats a scored token; where a model learns from rewards, the mean reward of its answers."
+)
+EVALUATION_NOTE = (
+    "Value and 95% interval (Wilson for shares, bootstrap otherwise), all models on the same held-out items. Bits per "
+    "byte are of whole held-out documents, each from its beginning; what is tuned to answer becomes worse at them."
+)
 PLAN_NOTE = "The plan was made before the run, from this machine's measured rates."
 COST_NOTE = (
     f"FLOPs are the model's own count (forward and backward). MFU is their rate over the measured matrix rate. Energy "
@@ -91,7 +98,7 @@ def _data_section(page: Page, artifacts: Mapping[str, Artifact]) -> None:
         report = json.loads(corpus.file("report.json").read_text(encoding="utf-8"))
         page.section("Corpus", figures.funnel(report), note=figures.corpus_note(report))
     numbers = [(name, a.metrics) for name, a in artifacts.items() if a.kind in ("tokenizer", "tokens")]
-    rows = [(name, key, value) for name, metrics in numbers for key, value in metrics.items() if _plain(value)]
+    rows = [(name, key.replace("_", " "), v) for name, metrics in numbers for key, v in metrics.items() if _plain(v)]
     if rows:
         page.section("Tokens", table(["stage", "number", "value"], rows))
 
@@ -107,7 +114,7 @@ def _training_section(page: Page, artifacts: Mapping[str, Artifact]) -> None:
         for name, log in logs.items()
         if (found := figures.samples(log))
     ]
-    page.section("Training", side_by_side(*blocks), *samples, note="Loss on the batches, in nats a scored token.")
+    page.section("Training", side_by_side(*blocks), *samples, note=TRAINING_NOTE)
 
 
 def _evaluation_section(page: Page, artifacts: Mapping[str, Artifact]) -> None:
@@ -125,17 +132,17 @@ def _evaluation_section(page: Page, artifacts: Mapping[str, Artifact]) -> None:
         text("For reference: " + "; ".join(beside)) if beside else Markup(""),
         details("Every metric of every model", table(["metric", *names], everything)),
     ]
-    tests = [row for name, _, e in rows for row in _tests(name, e)]
+    evaluated = {e.key: name for name, _, e in rows}
+    tests = [row for name, _, e in rows for row in _tests(name, e, evaluated)]
     if tests:
-        head = ["model", "metric", "before", "after", "difference", "p (Holm)", "items", "verdict"]
+        head = ["model", "metric", "against", "its score", "own score", "difference", "p (Holm)", "items", "verdict"]
         main = next(
             m for m in ("expressions.pass@1", HEADLINES[0].metric, tests[0][1]) if any(m == row[1] for row in tests)
         )
         blocks.append(table(head, [row for row in tests if row[1] == main]))
-        blocks.append(details("Paired tests of every metric against the stage before", table(head, tests)))
+        blocks.append(details("Paired tests of every metric", table(head, tests)))
     plot = figures.scores(rows, [metric for metric, _ in headlines])
-    note = "Value and 95% interval (Wilson for shares, bootstrap otherwise), all models on the same held-out items."
-    page.section("Evaluation", plot, *blocks, *_answers(rows), note=note)
+    page.section("Evaluation", plot, *blocks, *_answers(rows), note=EVALUATION_NOTE)
 
 
 def _references(metric: str, rows: list[tuple[str, Artifact, Artifact]]) -> str:
@@ -143,10 +150,13 @@ def _references(metric: str, rows: list[tuple[str, Artifact, Artifact]]) -> str:
     return ", ".join(f"{name} {value:.3g}" for name, value in found.items())
 
 
-def _tests(name: str, evaluation: Artifact) -> list[tuple[Any, ...]]:
+def _tests(name: str, evaluation: Artifact, evaluated: Mapping[str, str]) -> list[tuple[Any, ...]]:
+    """Rows of paired tests. `evaluated` has the models' names by the key of their evaluation."""
     results = json.loads(evaluation.file("results.json").read_text(encoding="utf-8"))
+    other = evaluated.get(evaluation.inputs.get("against", ""), "another life's")
+    numbers = ("a", "b", "difference", "p_adjusted", "n", "verdict")
     return [
-        (name, f"{c['task']}.{c['metric']}", c["a"], c["b"], c["difference"], c["p_adjusted"], c["n"], c["verdict"])
+        (name, f"{c['task']}.{c['metric']}", other, *(c[field] for field in numbers))
         for c in results.get("against", [])
     ]
 
@@ -156,9 +166,9 @@ def _answers(rows: list[tuple[str, Artifact, Artifact]], most: int = 12) -> list
     for name, _, evaluation in rows:
         kept = read_jsonl(evaluation.file("samples.jsonl"))
         chosen = [row for row in kept if row["task"] == "expressions"][:most]
-        lines = [json.dumps(row["sample"], ensure_ascii=False)[:300] for row in chosen]
-        if lines:
-            blocks.append(details(f"Answers of {name}", code("\n".join(lines))))
+        answers = [[row["sample"][field] for field in ("instruction", "answer", "verdict")] for row in chosen]
+        if answers:
+            blocks.append(details(f"Answers of {name}", table(["instruction", "answer", "verdict"], answers)))
     return blocks
 
 
@@ -216,7 +226,6 @@ def _cost_table(artifacts: Mapping[str, Artifact]) -> Markup:
         run = artifact.run
         seconds = float(run.get("seconds", 0))
         flops, mfu = artifact.metrics.get("training_flops"), run.get("mfu")
-        energy = seconds * WATTS_PER_CORE * threads() / 3.6e6
         speed = run.get("tokens_per_s")
         rows.append(
             (
@@ -225,10 +234,17 @@ def _cost_table(artifacts: Mapping[str, Artifact]) -> Markup:
                 human_flops(flops) if flops else "-",
                 f"{speed:.0f}" if speed else "-",
                 f"{100 * mfu:.1f}%" if mfu else "-",
-                f"{1000 * energy:.2f}",
+                f"{_watt_hours(seconds):.2f}",
             )
         )
+    seconds = sum(float(artifact.run.get("seconds", 0)) for artifact in artifacts.values())
+    flops = sum(float(artifact.metrics.get("training_flops", 0)) for artifact in artifacts.values())
+    rows.append(("total", human_time(seconds), human_flops(flops), "-", "-", f"{_watt_hours(seconds):.2f}"))
     return table(["stage", "time", "FLOPs", "tokens/s", "MFU", "energy, Wh (estimate)"], rows)
+
+
+def _watt_hours(seconds: float) -> float:
+    return seconds * WATTS_PER_CORE * threads() / 3600
 
 
 def _lineage(artifacts: Mapping[str, Artifact]) -> Markup:
@@ -242,7 +258,9 @@ def _commands(config: ReportConfig, artifacts: Mapping[str, Artifact]) -> list[M
     versions = ", ".join(f"{name} {version}" for name, version in environment().items())
     last = [name for name, a in artifacts.items() if a.kind == "model"][-1:]
     use = f"foundling chat {config.life}/{last[0]}\nfoundling serve {config.life}/{last[0]}" if last else ""
-    commands = f"foundling run {config.life}\nfoundling verify\nfoundling lineage {config.life}\n{use}"
+    commands = (
+        f"{config.command or f'foundling run {config.life}'}\nfoundling verify\nfoundling lineage {config.life}\n{use}"
+    )
     keys = "\n".join(f"{name:<22} {a.kind:<11} {a.key}" for name, a in artifacts.items())
     return [
         code(commands),

@@ -33,13 +33,19 @@ def test_a_figure_is_inline_and_described() -> None:
     fig, axes = new_figure()
     axes.plot([1, 2], [3, 4])
     html = figure(fig, "loss & steps")
-    assert html.startswith("<figure><svg") and 'aria-label="loss &amp; steps"' in html
+    assert "min-width" in html, "a wide figure is scrolled on a phone, not shrunk"
+    assert "<svg" in html and 'aria-label="loss &amp; steps"' in html
 
 
-def test_graph_puts_inputs_left_of_outputs() -> None:
+def test_graph_puts_inputs_above_outputs() -> None:
     html = graph({"a": ("a", ""), "b": ("b", ""), "c": ("c", "")}, [("a", "b"), ("b", "c"), ("a", "c")], "lineage")
-    x = [float(part.split('"')[0]) for part in html.split('<rect x="')[1:]]
-    assert x == sorted(x) and len(set(x)) == 3 and html.count("<path") == 3
+    y = [float(part.partition(' y="')[2].partition('"')[0]) for part in html.split("<rect")[1:]]
+    assert y == sorted(y) and len(set(y)) == 3 and html.count('fill="none"') == 3
+    assert html.count("url(#arrow)") == 2, "the edge past a row is drawn fainter, without a head"
+
+
+def test_numbers_with_gaps_are_aligned_right() -> None:
+    assert table(["a", "b"], [("x", "-"), ("y", "3.5 TFLOP")]).count('class="n"') == 3
 
 
 def test_units_read_as_people_write_them() -> None:
