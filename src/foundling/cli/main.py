@@ -52,6 +52,11 @@ VERBS: dict[str, tuple[str, str, str]] = {
         STUDY,
     ),
     "fairness": ("foundling.cli.fairness:fairness", "What tokenizers cost the speakers of each language.", STUDY),
+    "structured": (
+        "foundling.cli.sampling:structured",
+        "Ways to get answers in a form, compared on your own schema.",
+        STUDY,
+    ),
     "generate": ("foundling.cli.use:generate", "Continue a text, or answer a message.", USE),
     "best-of": ("foundling.cli.sampling:best_of", "Draw several answers and choose one.", USE),
     "sample-explain": ("foundling.cli.sampling:sample_explain", "What each sampling step does to the next token.", USE),

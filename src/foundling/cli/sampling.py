@@ -6,13 +6,15 @@ import json as json_module
 import shlex
 import subprocess
 from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
-from foundling.cli.use import Spec, StorePath
+from foundling.cli.use import Spec, SpecOrUrl, StorePath
 from foundling.core.artifacts import Store
 from foundling.core.errors import FoundlingError
 
@@ -106,6 +108,58 @@ def best_of(
         print(json_module.dumps({"text": best.chosen.text, "samples": [sample.text for sample in best.samples]}))
         return
     print(best.chosen.text)
+
+
+def structured(
+    schema: Path,
+    prompts: Path,
+    *,
+    model: SpecOrUrl = None,
+    tuned: Annotated[str | None, Parameter(help="a model fine-tuned for this form, to compare with")] = None,
+    judge: Annotated[str | None, Parameter(help="a model (or URL) that says whether valid answers are right")] = None,
+    format: Literal["json", "yaml"] = "json",
+    max_tokens: int = 256,
+    temperature: float = 0.7,
+    attempts: int = 5,
+    seed: int = 0,
+    store: StorePath = None,
+    json: bool = False,
+) -> None:
+    """Compare the ways to get answers in a form: prompt, repair, resample, constrain, fine-tune.
+
+    Args:
+        schema: a file with a JSON Schema.
+        prompts: a file with one prompt per line.
+        attempts: most answers drawn for a prompt when resampling.
+    """
+    from foundling.inference.model import load_or_connect
+    from foundling.studies.structured import Study
+
+    try:
+        form = json_module.loads(schema.read_text(encoding="utf-8"))
+        lines = [line for line in prompts.read_text(encoding="utf-8").split("\n") if line.strip()]
+    except (OSError, ValueError) as error:
+        raise FoundlingError("the schema or the prompts cannot be read", str(error)) from None
+    if not isinstance(form, dict):
+        raise FoundlingError(f"{schema} is not a JSON Schema", "expected an object")
+    study = Study(form, lines, format, max_tokens, temperature, attempts, seed)
+    study.grammar()  # a schema that cannot be used is told before models are loaded
+    home = Store(store)
+    others = (load_or_connect(spec, home) if spec is not None else None for spec in (tuned, judge))
+    ways = study.compare(load_or_connect(model, home), *others)
+    if json:
+        print(json_module.dumps([asdict(way) for way in ways]))
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("", "valid", "95%", "right", "repaired", "tokens", "seconds", "what went wrong"):
+        table.add_column(column, justify="left" if column in ("", "what went wrong") else "right")
+    for way in ways:
+        worst = sorted(way.failures.items(), key=lambda item: -item[1])[:3]
+        interval = f"{way.valid.low:.2f}-{way.valid.high:.2f}"
+        right = "" if way.right is None else f"{way.right.value:.2f}"
+        figures = (f"{way.tokens:.0f}", f"{way.seconds:.2f}", "; ".join(f"{why} ({n})" for why, n in worst))
+        table.add_row(way.name, f"{way.valid.value:.2f}", interval, right, str(way.repaired), *figures)
+    Console().print(table)
 
 
 def _verified(command: str, answer: str) -> bool:

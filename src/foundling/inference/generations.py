@@ -121,7 +121,7 @@ class Generation:
         if params.echo and tokenizer:
             text = tokenizer.decode(prompt) + text
         if reason == LENGTH and self.matcher is not None and not self.matcher.complete:
-            message = f"after {len(tokens)} tokens {self.matcher.missing()}"
+            message = f"after {len(tokens)} tokens {self.matcher.missing(text)}"
         identity = (self.request_id, self.index, len(prompt))
         done = Completion(text, tokens, self.logprobs, reason, *identity, message=message)
         if params.logprobs is not None:

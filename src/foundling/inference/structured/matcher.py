@@ -62,10 +62,32 @@ class Matcher:
         first = str(self._matcher.get_error()).strip().splitlines()[0]
         return "the grammar allows nothing from here" if first == "NoExtensionBias" else first
 
-    def missing(self) -> str:
-        """What an answer that ends here lacks, in words."""
+    def missing(self, text: str) -> str:
+        """What an answer that ends here lacks, in words: what must come next, or could, and what is open in `text`."""
         must = self._matcher.compute_ff_bytes().decode("utf-8", errors="replace")
-        return f"the answer is not complete; {must!r} must come next" if must else "the answer is not complete"
+        lacks = ["the answer is not complete"]
+        if must:
+            lacks.append(f"{must!r} must come next")
+        opened = open_brackets(text)
+        if opened:
+            lacks.append(f"{opened!r} is not closed")
+        return "; ".join(lacks)
+
+
+def open_brackets(text: str) -> str:
+    """The brackets and the quote of JSON-like text that nothing has closed, outermost first."""
+    opened: list[str] = []
+    escaped = False
+    for char in text:
+        if opened and opened[-1] == '"':
+            if char == '"' and not escaped:
+                opened.pop()
+            escaped = char == "\\" and not escaped
+        elif char in '{["':
+            opened.append(char)
+        elif char in "]}" and opened:
+            opened.pop()
+    return "".join(opened)
 
 
 class MatcherFactory:
