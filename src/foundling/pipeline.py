@@ -110,6 +110,16 @@ STAGES: dict[str, Stage] = {
             outside="foundling.post_training.data:outside",
         ),
         Stage(
+            "classify",
+            "model",
+            1,
+            "Train a classifier or a regression on a model's body.",
+            "foundling.post_training.config:ClassifyConfig",
+            "foundling.post_training.classify:build_classifier",
+            {"base": _BASE},
+            outside="foundling.post_training.data:outside",
+        ),
+        Stage(
             "prefer",
             "model",
             1,

@@ -35,6 +35,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "sft": ("foundling.cli.stages:sft", "Fine-tune on instructions and answers.", STAGE),
     "prefer": ("foundling.cli.stages:prefer", "Learn from preferences (DPO).", STAGE),
     "reward": ("foundling.cli.stages:reward", "Train a reward model on preferences.", STAGE),
+    "classify": ("foundling.cli.stages:classify", "Train a classifier or a regression on a model's body.", STAGE),
     "reinforce": ("foundling.cli.stages:reinforce", "Learn from verifiable rewards (GRPO).", STAGE),
     "evaluate": ("foundling.cli.stages:evaluate", "Score a model, with intervals and baselines.", STAGE),
     "compress": ("foundling.cli.stages:compress", "Make a model smaller: quantize, prune, remove parts.", STAGE),

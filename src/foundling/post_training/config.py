@@ -168,6 +168,28 @@ class RewardConfig(TuningConfig):
     schedule: ScheduleName = option("linear", "shape of the learning rate over the steps")
 
 
+class ClassifyConfig(TuningConfig):
+    """The stage `classify`: labels in place of words."""
+
+    data: tuple[str, ...] = option(
+        help="rows {text, label}, {prompt, label}, {messages, label}; of words: {words, labels} (.jsonl, .parquet)",
+        min_length=1,
+    )
+    task: Literal["classes", "numbers", "words"] = option(
+        "classes", "what is read off a text: its class, a number (regression), or a class of each word"
+    )
+    freeze: bool = option(False, "train the head alone (feature-based transfer)")
+    held_out: float = option(0.2, "share of the texts kept for measuring", gt=0, lt=1)
+    too_long: Policy = option("refuse", "a text longer than the context: refuse, skip (counted) or truncate")
+    invalid: Literal["refuse", "skip"] = option("refuse", "a row without a label: refuse, or skip (counted)")
+    epochs: float = option(3.0, "passes over the texts", gt=0)
+    steps: int = option(0, "optimizer steps; 0: as many as the epochs take", ge=0)
+    batch_size: int = option(16, "texts in one step", ge=1)
+    learning_rate: float = option(3e-4, "peak rate of AdamW: vectors, embeddings, head", gt=0, le=10)
+    matrix_learning_rate: float = option(3e-3, "peak rate of Muon, for the matrices of the blocks", gt=0, le=10)
+    schedule: ScheduleName = option("linear", "shape of the learning rate over the steps")
+
+
 class PreferConfig(TuningConfig):
     """The stage `prefer`: learn from pairs of a better and a worse answer, or (kto) from answers judged one by one."""
 

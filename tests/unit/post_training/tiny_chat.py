@@ -24,6 +24,7 @@ STAGES = {
     "PreferConfig": "foundling.post_training.prefer:build_preferred",
     "RewardConfig": "foundling.post_training.reward_model:build_reward_model",
     "ReinforceConfig": "foundling.post_training.reinforce:build_reinforced",
+    "ClassifyConfig": "foundling.post_training.classify:build_classifier",
 }
 SMALL = {"context": 96, "precision": "fp32", "log_every": 1, "batch_size": 4}
 
