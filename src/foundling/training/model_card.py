@@ -32,7 +32,10 @@ def model_card(
     header = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["foundling", *tags]}
     parts = [f"---\n{yaml.safe_dump(header, sort_keys=False)}---", f"# {title}", summary, "## Made from"]
     parts.append("\n".join(f"- {role}: {what}" for role, what in inputs.items()))
-    parts.append("The licences of the training text are those of its sources, listed in the corpus report.")
+    parts.append(
+        "Foundling does not know the licences of the training text: `foundling lineage` names its sources, and their "
+        "licences say what may be done with this model."
+    )
     parts.append("## Results")
     parts += [_table(caption, rows) for caption, rows in results.items()]
     parts += ["## Limits", "\n".join(f"- {limit}" for limit in limits)]
