@@ -172,6 +172,15 @@ STAGES: dict[str, Stage] = {
             outside="foundling.compression.texts:outside",
         ),
         Stage(
+            "merge",
+            "model",
+            1,
+            "Join fine-tunes of one base.",
+            "foundling.compression.merge_config:MergeConfig",
+            "foundling.compression.merge:build",
+            {"*": Port(_MODEL, "the models to merge"), "base": Port(_MODEL, "what they began as", required=False)},
+        ),
+        Stage(
             "distill",
             "model",
             1,

@@ -38,7 +38,8 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "classify": ("foundling.cli.stages:classify", "Train a classifier or a regression on a model's body.", STAGE),
     "reinforce": ("foundling.cli.stages:reinforce", "Learn from verifiable rewards (GRPO).", STAGE),
     "evaluate": ("foundling.cli.stages:evaluate", "Score a model, with intervals and baselines.", STAGE),
-    "compress": ("foundling.cli.stages:compress", "Make a model smaller: quantize, prune, remove parts.", STAGE),
+    "compress": ("foundling.cli.compress:compress", "Make a model smaller: quantize, prune, remove parts.", STAGE),
+    "merge": ("foundling.cli.compress:merge", "Join fine-tunes of one base.", STAGE),
     "distill": ("foundling.cli.stages:distill", "Teach a small model a large one's predictions.", STAGE),
     "compare-architectures": (
         "foundling.cli.stages:compare_architectures",

@@ -144,7 +144,11 @@ def schemes_for(
     costs = sensitivities(module, tokens, chosen, low)
     sizes = {name: cast(nn.Linear, module.get_submodule(name)).weight.numel() for name in chosen}
     every = sum(part.numel() for part in module.parameters()) - sum(sizes.values())
-    return choose(costs, sizes, low, high, config.max_bytes - every * STORED.itemsize)
+    if config.format == "gguf":  # embeddings in q6_k or q8_0
+        rest = every * (210 / 256 if module.config.dim % 256 == 0 else 34 / 32)
+    else:
+        rest = every * STORED.itemsize
+    return choose(costs, sizes, low, high, config.max_bytes - round(rest))
 
 
 def require_numbers(part: nn.Module, prefix: str) -> None:

@@ -2,7 +2,7 @@
 
 the model        a Hugging Face directory in a layout that transformers reads, or config, tokenizer and model.gguf
 compression.json size, error of each layer, and on held-out text KL to the original and agreement with it
-timings.json     decoding speed before and after
+timings.json     decoding and prefill speed before and after
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from foundling.models.language_model import LanguageModel
 from foundling.tokenization.tokenizer import Tokenizer
 
 COPIED = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
-DECODED_TOKENS = 64
+DECODED_TOKENS, PREFILLED_TOKENS = 64, 512
 
 
 def build(config: CompressConfig, inputs: Inputs, draft: Draft) -> None:
@@ -63,8 +63,8 @@ def build(config: CompressConfig, inputs: Inputs, draft: Draft) -> None:
     draft.file("compression.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     draft.file("README.md").write_text(_card(source, config, report), encoding="utf-8")
     draft.metrics |= {name: value for name, value in report.items() if name not in ("layers", "not_compressed")}
-    speeds = {"original": decode_speed(original, tokenizer), "compressed": decode_speed(compressed, tokenizer)}
-    draft.timings["decode_tokens_per_second"] = speeds
+    speeds = {name: speed(one, tokenizer) for name, one in (("original", original), ("compressed", compressed))}
+    draft.timings["decode_tokens_per_second"] = {name: one["decode"] for name, one in speeds.items()}
     draft.file("timings.json").write_text(json.dumps(speeds, indent=2) + "\n", encoding="utf-8")
 
 
@@ -90,18 +90,24 @@ def gguf_precision(config: CompressConfig) -> Precision:
     return "q4_0" if config.symmetric else "q4_1"
 
 
-def decode_speed(module: LanguageModel, tokenizer: Tokenizer) -> float:
-    """Tokens per second of one greedy continuation in bfloat16, after one to warm up.
+def speed(module: LanguageModel, tokenizer: Tokenizer) -> dict[str, float]:
+    """Tokens per second of one sequence, `prefill` and greedy `decode`, in bfloat16, after a turn to warm up.
 
     In bfloat16 for all, so that what is compared is the weights and not the precision of the rest.
     """
     engine = Engine(module.to(torch.bfloat16), tokenizer, max_batch=1)
-    length = min(DECODED_TOKENS, module.config.max_positions - 1)
-    request = Request([tokenizer.eot_id], SamplingParams(max_tokens=length, ignore_eos=True))
-    engine.generate([request])
-    started = time.perf_counter()
-    completion = engine.generate([request])[0]
-    return round(len(completion.tokens) / (time.perf_counter() - started), 2)
+    longest = module.config.max_positions - 1
+    prompt, length = [tokenizer.eot_id] * min(PREFILLED_TOKENS, longest - 1), min(DECODED_TOKENS, longest)
+    found = {}
+    for name, ids, count in (("prefill", prompt, 1), ("decode", prompt[:1], length)):
+        request = Request(ids, SamplingParams(max_tokens=count, ignore_eos=True))
+        for _ in range(2):
+            engine.weights_changed()  # or the prompt would be found in the cache
+            started = time.perf_counter()
+            engine.generate([request])
+        tokens = len(ids) if name == "prefill" else count
+        found[name] = round(tokens / (time.perf_counter() - started), 2)
+    return found
 
 
 def weight_bytes(directory: Path) -> int:

@@ -56,3 +56,21 @@ def encode(codes: Tensor, scales: Tensor, zeros: Tensor | None, kind: Kind) -> T
         least = -(zeros.float() + 8) * scales.float()
         head = torch.cat((head, least.to(torch.float16).reshape(-1, 1).view(torch.uint8)), dim=1)
     return torch.cat((head, nibbles), dim=1).reshape(count[0], -1)
+
+
+def to_q6_k(weight: Tensor) -> Tensor:
+    """Blocks (rows, bytes) uint8 of numbers (rows, columns): codes of 6 bits in groups of 16, whose scales of 8 bits
+    share a float16 for each 256. The `gguf` package cannot write it; llama.cpp keeps embeddings in it."""
+    grouped = weight.float().reshape(-1, 16, 16)  # (blocks, groups, weights)
+    extreme = grouped.gather(2, grouped.abs().argmax(2, keepdim=True)).squeeze(2)
+    scales = extreme / -32  # the codes reach from -32 to 31
+    unit = (scales.abs().amax(1, keepdim=True) / 127).clamp_min(1e-8).to(torch.float16)
+    steps = (scales / unit.float()).round().clamp(-128, 127)
+    sizes = (steps * unit.float()).unsqueeze(2)
+    codes = (grouped / sizes.where(sizes != 0, 1.0)).round().clamp(-32, 31).to(torch.int16) + 32
+    quarters = codes.to(torch.uint8).view(-1, 2, 4, 32)  # each half of a block: four runs of 32
+    low, high = quarters & 15, quarters >> 4
+    nibbles = torch.cat((low[:, :, 0] | low[:, :, 2] << 4, low[:, :, 1] | low[:, :, 3] << 4), dim=2)
+    twos = high[:, :, 0] | high[:, :, 1] << 2 | high[:, :, 2] << 4 | high[:, :, 3] << 6
+    tail = (steps.to(torch.int8).view(torch.uint8), unit.view(torch.uint8))
+    return torch.cat((nibbles.flatten(1), twos.flatten(1), *tail), dim=1).reshape(weight.shape[0], -1)

@@ -19,7 +19,7 @@ from foundling.core.rng import seed_for
 from foundling.models.checkpoint import GGUF_LINK, fill
 from foundling.models.config import ModelConfig
 from foundling.models.families.translate import config_from_hf, config_to_hf, write_json
-from foundling.models.gguf_blocks import BLOCK, dequantize, encode
+from foundling.models.gguf_blocks import BLOCK, dequantize, encode, to_q6_k
 from foundling.models.gguf_header import Header
 from foundling.models.gguf_names import config_from_gguf, config_to_gguf, gguf_rules
 from foundling.models.gguf_tokenizer import tokenizer_from_gguf, tokenizer_to_gguf
@@ -130,8 +130,8 @@ def save_gguf(module: LanguageModel, tokenizer: Path, path: Path, precision: Pre
     """Write a model and the tokenizer of a directory as one GGUF file.
 
     Matrices take the precision where their rows divide into its blocks of 32, else float16; the embedding and the head
-    of a 4-bit file are kept in 8 bits, as llama.cpp does; vectors stay float32. A quantized layer keeps its own codes
-    where GGUF has its scheme (integers in groups of 32).
+    of a 4-bit file are kept in q6_k (q8_0 if 256 does not divide them), as llama.cpp does; vectors stay float32. A
+    quantized layer keeps its own codes where GGUF has its scheme (integers in groups of 32).
     """
     arch, fields = config_to_gguf(module.config)
     writer = gguf.GGUFWriter(path, arch)
@@ -153,7 +153,10 @@ def save_gguf(module: LanguageModel, tokenizer: Path, path: Path, precision: Pre
             continue
         for name, tensor in zip(rule.theirs, rule.write([ours[name] for name in rule.ours]), strict=bool(rule.ours)):
             kind = _kind(name, tensor, precision)
-            data = gguf.quantize(np.ascontiguousarray(tensor.float().numpy()), kind)
+            if kind == gguf.GGMLQuantizationType.Q6_K:
+                data = to_q6_k(tensor).numpy()
+            else:
+                data = gguf.quantize(np.ascontiguousarray(tensor.float().numpy()), kind)
             writer.add_tensor(name, data, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -187,6 +190,8 @@ def _kind(name: str, tensor: Tensor, precision: Precision) -> gguf.GGMLQuantizat
     if tensor.dim() < 2:
         return kinds.F32
     if precision.startswith("q4") and name in ("token_embd.weight", "output.weight"):
+        if tensor.shape[1] % 256 == 0:
+            return kinds.Q6_K
         precision = "q8_0"
     if precision.startswith("q") and tensor.shape[1] % 32:
         precision = "f16"

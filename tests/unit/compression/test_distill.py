@@ -43,13 +43,11 @@ def test_divergences_are_the_papers(kind: str, temperature: float) -> None:
     np.testing.assert_allclose(got.numpy(), expected * temperature**2, rtol=2e-5)
 
 
-def test_js_is_trls_where_trl_has_it() -> None:
-    """TRL weighs the student by β, we the teacher (as the paper does)."""
+def test_js_is_trls() -> None:
     trainer = pytest.importorskip("trl.experimental.gkd").GKDTrainer
     student, teacher = torch.randn(2, 3, 4, 20, generator=torch.Generator().manual_seed(0))
     theirs = trainer.generalized_jsd_loss(student, teacher, beta=0.3, reduction="sum")
-    ours = min(float(divergence(student, teacher, "js", weight).sum() - theirs.sum()) ** 2 for weight in (0.3, 0.7))
-    assert ours < 1e-8
+    torch.testing.assert_close(divergence(student, teacher, "js", 0.3).sum(), theirs.sum())
 
 
 def test_buckets_with_all_tokens_are_the_whole_divergence() -> None:

@@ -40,7 +40,9 @@ WAYS: dict[str, dict[str, Any]] = {
 @pytest.fixture(autouse=True)
 def _no_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Decoding takes most of the stage's time, and is tested with the stage's report."""
-    monkeypatch.setattr("foundling.compression.compress.decode_speed", lambda module, tokenizer: 1.0)
+    monkeypatch.setattr(
+        "foundling.compression.compress.speed", lambda module, tokenizer: {"decode": 1.0, "prefill": 1.0}
+    )
 
 
 def run(directory: Path, corpus: Artifact | None, where: Path, **fields: Any) -> Path:

@@ -15,7 +15,7 @@ from foundling.models.build import build
 from foundling.models.checkpoint import load_module
 from foundling.models.config import AttentionConfig, MLPConfig, ModelConfig, NormConfig, RopeConfig, uniform_blocks
 from foundling.models.families.translate import write_json
-from foundling.models.gguf_blocks import dequantize
+from foundling.models.gguf_blocks import dequantize, to_q6_k
 from foundling.models.gguf_file import gguf_directory, load_gguf, save_gguf
 from foundling.models.gguf_tokenizer import PRE_TOKENIZERS
 
@@ -127,3 +127,13 @@ def test_what_gguf_cannot_hold_is_refused(tokenizer: Path, tmp_path: Path) -> No
     (tmp_path / "bad.gguf").write_bytes(b"GGUF" + bytes(100))
     with pytest.raises(FoundlingError, match=r"bad\.gguf is truncated or not"):
         load_gguf(tmp_path / "bad.gguf")
+
+
+def test_q6_k_is_read_by_the_package() -> None:
+    """Our layout of codes and scales, read by the package: within a step (scales are rounded, too), and in order."""
+    weight = torch.randn(3, 512, generator=torch.Generator().manual_seed(0))
+    kind = gguf.GGMLQuantizationType.Q6_K
+    read = torch.from_numpy(gguf.dequantize(to_q6_k(weight).numpy(), kind))
+    step = weight.view(3, -1, 16).abs().amax(2, keepdim=True) / 32
+    assert ((read - weight).view(3, -1, 16).abs() <= step).all()
+    assert (read - weight).norm() < 0.02 * weight.norm()

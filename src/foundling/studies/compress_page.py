@@ -1,0 +1,117 @@
+"""The page of a search for a compressed model: size against quality, what each way costs to run, what broke most."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from foundling.core.artifacts import Artifact
+from foundling.core.hardware import describe
+from foundling.core.report import Page, cards, figure, new_figure, table
+from foundling.core.units import human_bytes
+from foundling.studies.compress_config import CompressSearchConfig
+
+if TYPE_CHECKING:
+    from foundling.studies.compress_search import Candidate, Search
+
+WORST = 10
+
+
+def write_page(result: Search, model: Artifact, config: CompressSearchConfig, path: Path) -> None:
+    """One self-contained HTML page."""
+    wanted = ", ".join(config.target)
+    page = Page("Compression", f"{model.kind} {model.key}, to meet {wanted}. {describe()}.")
+    chosen = result.chosen
+    if chosen is not None:
+        before = chosen.artifact.metrics["original_bytes"]
+        headline = {
+            "chosen": (chosen.name, str(chosen.artifact.path)),
+            "size": (human_bytes(chosen.size), f"{before / chosen.size:.1f} times smaller"),
+            "quality": (f"{chosen.quality['value']:.2%}", "bits of held-out text, original over compressed"),
+            "decode": (f"{chosen.decode:.0f}/s", f"{chosen.speedup:.2f} times the original's"),
+        }
+        page.section("The choice", cards(headline))
+    else:
+        page.section("The choice", "No way meets every target.")
+    page.section(
+        "Size and quality", _plot(result), _table(result, config), note="* nothing else is better in all three"
+    )
+    if result.skipped:
+        page.section("Not tried", table(["way", "why"], list(result.skipped.items())))
+    if result.answers:
+        page.section("Answers that changed", _changes(result.answers), note="of the chosen model, item by item")
+    worst = chosen or max(result.candidates, key=lambda c: c.quality["value"])
+    page.section(f"What broke most: layers of {worst.name}", _layers(worst))
+    page.write(path)
+
+
+def _plot(result: Search) -> str:
+    fig, axes = new_figure(7.2, 3.8)
+    front = sorted((c for c in result.candidates if c.name in result.frontier), key=lambda c: c.size)
+    axes.plot([c.size / 1e6 for c in front], [100 * c.quality["value"] for c in front], color="#8a8f98", linewidth=1)
+    for c in result.candidates:
+        chosen = result.chosen is not None and c.name == result.chosen.name
+        low, high = ([abs(100 * (c.quality["value"] - c.quality[end]))] for end in ("low", "high"))
+        at = (c.size / 1e6, 100 * c.quality["value"])
+        colour = "#d9722e" if chosen else "#3557c2"
+        axes.errorbar(*at, yerr=[low, high], fmt="o", color=colour, capsize=3, markersize=8 if chosen else 5)
+        axes.annotate(c.name, at, xytext=(6, 4), textcoords="offset points", fontsize=8)
+    axes.set_xlabel("weights, MB")
+    axes.set_ylabel("quality kept, %")
+    return figure(fig, "Each way's size and quality with 95% intervals; the line joins those that nothing beats")
+
+
+def _table(result: Search, config: CompressSearchConfig) -> str:
+    columns = [
+        "way",
+        "size",
+        "quality %",
+        "KL bits/token",
+        "same token %",
+        "decode/s",
+        "prefill/s",
+        "per 1M tokens",
+        "Wh",
+    ]
+    rows = []
+    for c in result.candidates:
+        seconds = 1e6 / c.decode  # of a million decoded tokens, one sequence at a time
+        metrics: dict[str, Any] = c.artifact.metrics
+        rows.append(
+            (
+                f"{c.name} *" if c.name in result.frontier else c.name,
+                human_bytes(c.size),
+                round(100 * c.quality["value"], 2),
+                metrics["kl_bits_per_token"]["value"],
+                round(100 * metrics["same_next_token"]["value"], 2),
+                round(c.decode, 1),
+                round(c.prefill, 1),
+                round(seconds / 3600 * config.price_per_hour, 3),
+                round(seconds / 3600 * config.watts, 1),
+            )
+        )
+    return table(columns, rows)
+
+
+def _changes(answers: dict[str, Any]) -> str:
+    rows = []
+    for task, said in answers.items():
+        if isinstance(said, dict):
+            shown = {name: value for name, value in said.items() if isinstance(value, (int, float, str))}
+            rows.append((task, ", ".join(f"{n.replace('_', ' ')} {_short(v)}" for n, v in shown.items())))
+    return table(["task", "against the original"], rows)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _layers(candidate: Candidate) -> str:
+    layers = json.loads(candidate.artifact.file("compression.json").read_text())["layers"]
+    order = sorted(layers, key=lambda layer: layer.get("output_error", layer["weight_error"]), reverse=True)
+    rows = [
+        (layer["layer"], layer["bits"], layer["weight_error"], layer.get("output_error", ""), layer.get("zeros", 0.0))
+        for layer in order[:WORST]
+    ]
+    return table(["layer", "bits", "error of the weights", "error of its outputs", "zeros"], rows)
