@@ -9,12 +9,12 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from foundling.cli.flags import config_data, flag_parameters, with_parameters
-from foundling.cli.stages import run_standalone, stage_command
+from foundling.cli.stages import corpus_of, run_standalone, stage_command
 from foundling.core import progress
 from foundling.core.artifacts import Artifact, Store
 from foundling.core.config import parse
 from foundling.core.errors import FoundlingError
-from foundling.core.lives import ancestors
+from foundling.core.lives import artifact_of
 from foundling.pipeline import STAGES, outside_input
 from foundling.studies.compress_config import CompressSearchConfig
 
@@ -27,16 +27,17 @@ _STAGE = STAGES["compress"]
 def _compress(**flags: Any) -> None:
     """Compress a model in the way that is said, or in the best way that meets every --target."""
     asked = {name: flags.pop(name) for name in list(flags) if name in _SEARCH}
-    store = Store(flags.get("store"))
-    if flags.get("corpus") is None:
-        flags["corpus"] = _own_corpus(store, flags.get("model"))
     if not asked.get("target"):
         if asked:
             raise FoundlingError(f"--{next(iter(asked)).replace('_', '-')} goes with --target", "no target was given")
         fields = {name: flags.pop(name) for name in list(flags) if name in flag_parameters(_STAGE.config_type)}
         run_standalone(_STAGE, config_data(_STAGE.config_type, fields), **flags)
         return
-    _search(store, parse(CompressSearchConfig, config_data(CompressSearchConfig, asked), "compress"), flags)
+    _search(
+        Store(flags.get("store")),
+        parse(CompressSearchConfig, config_data(CompressSearchConfig, asked), "compress"),
+        flags,
+    )
 
 
 def _search(store: Store, config: CompressSearchConfig, flags: dict[str, Any]) -> None:
@@ -45,9 +46,10 @@ def _search(store: Store, config: CompressSearchConfig, flags: dict[str, Any]) -
     as_json = bool(flags.get("json"))
     progress.set_quiet(as_json)
     model = _artifact(store, flags.get("model"), "model")
-    if flags["corpus"] is None:
+    spec = flags.get("corpus") or corpus_of(model.key, store)
+    if spec is None:
         raise FoundlingError("a search needs text to measure on", "the model's life has no corpus", "Give --corpus")
-    corpus = _artifact(store, flags["corpus"], "corpus")
+    corpus = _artifact(store, spec, "corpus")
     fields = {name: flags[name] for name in flags if name in flag_parameters(_STAGE.config_type)}
     result = search(store, model, corpus, config, config_data(_STAGE.config_type, fields))
     assert result.chosen is not None
@@ -61,16 +63,9 @@ def _search(store: Store, config: CompressSearchConfig, flags: dict[str, Any]) -
 def _artifact(store: Store, spec: str | None, kind: str) -> Artifact:
     if spec is not None:
         return outside_input(spec, kind, store, "compress")
-    found = store.resolve(None, kind)
+    found = artifact_of(store, None, kind)
     assert found is not None
     return found
-
-
-def _own_corpus(store: Store, model: str | None) -> str | None:
-    """The key of the corpus that the model was made from, if the store has it."""
-    artifact = store.resolve(model, "model")
-    made_from = ancestors(store, artifact.key).values() if artifact is not None else ()
-    return next((one.key for one in reversed(list(made_from)) if one.kind == "corpus"), None)
 
 
 def _parameters() -> list[inspect.Parameter]:
@@ -94,6 +89,6 @@ def merge(
     json: bool = False,
 ) -> None:
     """Join fine-tunes of one base: average their weights, or add up what each changed."""
-    inputs: dict[str, str | None] = {f"model_{number:02d}": spec for number, spec in enumerate(models, 1)}
+    inputs: dict[str, Any] = {f"model_{number:02d}": spec for number, spec in enumerate(models, 1)}
     config = {"method": method, "weights": weights or []}
     run_standalone(STAGES["merge"], config, name=name, store=store, json=json, **inputs | {"base": base})

@@ -100,12 +100,12 @@ def _add_stage(
                 fix = f"Give --data FILES, or --{port} with a path, life/stage or key"
                 raise FoundlingError(f"{stage.verb} needs {wanted.help} and the store has none", fix=fix)
             inputs[port] = key
-        elif wanted.kinds == ("corpus",) and (corpus := _corpus_of(inputs.get("model"), store)):
+        elif wanted.kinds == ("corpus",) and (corpus := corpus_of(inputs.get("model"), store)):
             inputs[port] = corpus
     stages[stage.verb] = {"stage": stage.verb, "inputs": inputs, **config}
 
 
-def _corpus_of(model: str | None, store: Store) -> str | None:
+def corpus_of(model: str | None, store: Store) -> str | None:
     """The key of the corpus that a model of the store was made from."""
     made_from = ancestors(store, model).values() if model else ()
     return next((artifact.key for artifact in made_from if artifact.kind == "corpus"), None)

@@ -24,6 +24,7 @@ from foundling.models.build import build
 from foundling.models.checkpoint import load_module, save_module
 from foundling.models.language_model import LanguageModel
 from foundling.models.presets import preset
+from foundling.models.quantized import refuse_to_train_compressed
 from foundling.tokenization.tokenizer import Tokenizer
 from foundling.training.batch import Batch
 from foundling.training.bits_per_byte import HeldOut
@@ -195,6 +196,7 @@ def _student(
         ids = {"eos_token_id": tokenizer.eot_id, "pad_token_id": tokenizer.pad_id, "bos_token_id": tokenizer.bos_id}
         return build(shape.model_copy(update=ids), config.seed)
     module = load_module(base.path)
+    refuse_to_train_compressed(module)
     same = Tokenizer.load(base.path).encode(PROBE) == tokenizer.encode(PROBE)
     if not same or (teacher is not None and teacher.module.config.vocab_size != module.config.vocab_size):
         raise FoundlingError(
