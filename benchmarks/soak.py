@@ -1,9 +1,14 @@
-"""Leave a server under abuse for some minutes: 64 clients that stream, cancel, dawdle, and send nonsense.
+"""Leave a server under abuse: 64 clients that stream, cancel, dawdle, and send nonsense, beside schemathesis.
 
-Passes (exit 0) if every accepted request was answered, the p99 of /health stays under 100 ms, no request or cache block
-is held afterwards, and the server's memory has grown by less than 2% since the first quarter of the run.
+The clients stream answers (some of `n`, with logprobs or a schema), leave in the middle, read slowly or not at all,
+send giant prompts, malformed bodies, hostile schemas and patterns, and long lists to embed. schemathesis makes up
+bodies, valid and not, from the server's OpenAPI.
 
-    python benchmarks/soak.py --model PATH --minutes 5
+Passes (exit 0) if every accepted request was answered, nothing was answered with 500 or a traceback, the p99 of /health
+(asked from a process of its own) stays under 100 ms, no request or cache block is held afterwards, and the server's
+memory grew by less than 2% from the run's second quarter to its last.
+
+    python benchmarks/soak.py [--model smollm2-135m-instruct] [--minutes 5] [--clients 64]
 """
 
 from __future__ import annotations
@@ -11,54 +16,75 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import http.client
 import json
+import os
 import random
 import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 
-SERVER = """
-import sys, foundling
-from foundling.serving.config import ServeConfig
-from foundling.serving.server import serve
-serve(foundling.load(sys.argv[1]), ServeConfig(port=0, name="model", max_requests=96))
-"""
+from foundling.core.hardware import describe
+
+BIN = Path(sys.executable).parent
+CHAT = "/v1/chat/completions"
 MALFORMED = [
-    b"{",
-    b"\xff\xfe",
-    b"[]",
-    b'{"model": 1}',
-    b'{"model": "model", "messages": [{"role": "user"}], "n": -1}',
-    b"\x00" * 9,
+    b"{", b"\xff\xfe", b"[]", b"\x00" * 9, b'{"model": 1}', b"[" * 50_000, b'{"a":' * 5000 + b"1" + b"}" * 5000,
+    b'{"model": "model", "messages": [{"role": "user"}], "n": -1}', b'{"model": "model", "messages": "\\ud800"}',
+]  # fmt: skip
+
+
+def nested(depth: int, schema: Any) -> Any:
+    for _ in range(depth):
+        schema = {"type": "array", "items": schema}
+    return schema
+
+
+HOSTILE: list[Any] = [
+    {"type": "string", "pattern": "^(a+)+$"},
+    {"type": "string", "pattern": "(a{1,1000}){1,1000}"},
+    {"type": "string", "pattern": "^.*a.{200}$"},
+    {"type": "string", "pattern": "((((" * 50},
+    {"type": "string", "pattern": "(?=a)b"},
+    {"type": "string", "minLength": 100_000},
+    {"type": "array", "items": {"type": "integer"}, "minItems": 1_000_000},
+    {"type": "object", "properties": {f"p{i}": {"type": "string"} for i in range(1500)}},
+    {"anyOf": [{"type": "object", "properties": {f"k{i}": {"const": i}}, "required": [f"k{i}"]} for i in range(300)]},
+    {"enum": ["x" * 100_000]},
+    {"$ref": "#"},
+    {"$ref": "file:///etc/passwd"},
+    {"$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}, {"type": "null"}]}}, "$ref": "#/$defs/a"},
+    nested(300, {"type": "null"}),
+    {"type": "integer", "minimum": 5, "maximum": 3},
 ]
-ALLOWED = {200, 400, 404, 413, 429}
 
 
 class Abuse:
     """The clients and what they saw."""
 
     def __init__(self, url: str, seed: int) -> None:
-        limits = httpx.Limits(max_connections=None)
-        self.http = httpx.AsyncClient(base_url=url, timeout=120, limits=limits)
+        self.http = httpx.AsyncClient(base_url=url, timeout=180, limits=httpx.Limits(max_connections=None))
         self.random = random.Random(seed)
         self.seen: Counter[str] = Counter()
-        self.health: list[float] = []
 
     async def client(self, until: float) -> None:
         """One client: a random deed after the other."""
-        deeds = [self.stream, self.stream, self.cancel, self.dawdle, self.malformed, self.giant, self.whole]
+        deeds = [self.stream] * 4 + [self.cancel, self.cancel, self.dawdle, self.walk_off, self.whole]
+        deeds += [self.malformed, self.giant, self.hostile, self.embed]
         while time.monotonic() < until:
             deed = self.random.choice(deeds)
             try:
                 await deed()
-            except httpx.HTTPError as error:
+            except (httpx.HTTPError, OSError) as error:
                 self.seen[f"broken: {deed.__name__}: {type(error).__name__}"] += 1
 
     def body(self, **fields: Any) -> dict[str, Any]:
@@ -66,19 +92,24 @@ class Abuse:
         messages = [{"role": "user", "content": words}]
         return {"model": "model", "messages": messages, "max_tokens": self.random.randint(1, 60), **fields}
 
+    def streamed(self) -> dict[str, Any]:
+        fields: dict[str, Any] = {"stream": True, "n": self.random.choice([1, 1, 3])}
+        fields["logprobs"] = self.random.random() < 0.3
+        if self.random.random() < 0.2:
+            fields["response_format"] = {"type": "json_object"}
+        return self.body(**fields)
+
     async def stream(self, pause: float = 0.0, cut: int | None = None) -> None:
-        fields = {"stream": True, "n": self.random.choice([1, 1, 3]), "logprobs": self.random.random() < 0.3}
-        async with self.http.stream("POST", "/v1/chat/completions", json=self.body(**fields)) as answer:
-            self.seen[f"stream {answer.status_code}"] += 1
+        async with self.http.stream("POST", CHAT, json=self.streamed()) as answer:
             last, count = "", 0
             async for line in answer.aiter_lines():
                 last, count = line or last, count + 1
                 if cut is not None and count > cut:
+                    self.seen["left in the middle"] += 1
                     return
-                if pause:
-                    await asyncio.sleep(pause)
-        if answer.status_code == 200 and last != "data: [DONE]":
-            self.seen["broken: a stream without an end"] += 1
+                await asyncio.sleep(pause)
+        whole = answer.status_code != 200 or last == "data: [DONE]"
+        self.seen[f"stream {answer.status_code}" if whole else f"broken: a stream ended with {last[:200]}"] += 1
 
     async def cancel(self) -> None:
         await self.stream(cut=self.random.randint(0, 20))
@@ -86,75 +117,148 @@ class Abuse:
     async def dawdle(self) -> None:
         await self.stream(pause=0.05)
 
-    async def malformed(self) -> None:
-        content = self.random.choice(MALFORMED)
-        answer = await self.http.post(
-            "/v1/chat/completions", content=content, headers={"Content-Type": "application/json"}
-        )
-        self.count("malformed", answer)
-
-    async def giant(self) -> None:
-        messages = [{"role": "user", "content": "x" * self.random.choice([10_000, 1_000_000, 9_000_000])}]
-        self.count("giant", await self.http.post("/v1/chat/completions", json={"model": "model", "messages": messages}))
+    async def walk_off(self) -> None:
+        """Ask, read nothing, and hang up later; or announce a body and never send it."""
+        _, writer = await asyncio.open_connection(self.http.base_url.host, self.http.base_url.port)
+        content = json.dumps(self.streamed()).encode() if self.random.random() < 0.7 else b"{"
+        head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        writer.write(f"{head}Content-Length: {max(len(content), 50)}\r\n\r\n".encode() + content)
+        await asyncio.sleep(self.random.uniform(0.1, 3))
+        writer.transport.abort()
+        self.seen["walked off"] += 1
 
     async def whole(self) -> None:
-        answer = await self.http.post("/v1/chat/completions", json=self.body(seed=self.random.randint(0, 9)))
-        self.count("whole", answer)
+        self.count("whole", await self.http.post(CHAT, json=self.body(seed=self.random.randint(0, 9))))
+
+    async def malformed(self) -> None:
+        headers = {"Content-Type": "application/json"}
+        self.count("malformed", await self.http.post(CHAT, content=self.random.choice(MALFORMED), headers=headers))
+
+    async def giant(self) -> None:
+        path, body = self.random.choice(
+            [
+                (CHAT, self.body(messages=[{"role": "user", "content": "x " * 5_000}])),
+                (CHAT, self.body(messages=[{"role": "user", "content": "x" * 500_000}])),
+                (CHAT, self.body(messages=[{"role": "user", "content": "x" * 9_000_000}])),
+                (CHAT, self.body(stop=["y" * 100_000])),
+                ("/v1/completions", {"model": "model", "prompt": [7] * 500_000}),
+                ("/tokenize", {"prompt": "x y " * 250_000}),
+            ]
+        )
+        self.count("giant", await self.http.post(path, json=body))
+
+    async def hostile(self) -> None:
+        form = {"type": "json_schema", "json_schema": {"name": "x", "schema": self.random.choice(HOSTILE)}}
+        self.count("hostile", await self.http.post(CHAT, json=self.body(response_format=form)))
+
+    async def embed(self) -> None:
+        texts = [f"text {i} " * self.random.choice([1, 20]) for i in range(self.random.choice([1, 8, 40]))]
+        self.count("embed", await self.http.post("/v1/embeddings", json={"model": "model", "input": texts}))
 
     def count(self, deed: str, answer: httpx.Response) -> None:
-        odd = "" if answer.status_code in ALLOWED and json.loads(answer.content) else "broken: "
-        self.seen[f"{odd}{deed} {answer.status_code}"] += 1
-
-    async def watch(self, until: float, server: psutil.Process, memory: list[int]) -> None:
-        """Ask for /health all the time, and note the server's memory."""
-        async with httpx.AsyncClient(base_url=self.http.base_url, timeout=30) as own:
-            while time.monotonic() < until:
-                begin = time.perf_counter()
-                await own.get("/health")
-                self.health.append(time.perf_counter() - begin)
-                memory.append(server.memory_info().rss)
-                await asyncio.sleep(0.2)
+        fine = answer.status_code in {200, 400, 413, 429} and json.loads(answer.content)
+        self.seen[f"{'' if fine else 'broken: '}{deed} {answer.status_code}"] += 1
 
 
-async def abuse(url: str, server: psutil.Process, minutes: float, clients: int, seed: int) -> bool:
-    play, memory = Abuse(url, seed), []  # type: ignore[var-annotated]
-    until = time.monotonic() + 60 * minutes
-    await asyncio.gather(*(play.client(until) for _ in range(clients)), play.watch(until, server, memory))
-    await asyncio.sleep(1)
+def probe(port: int, seconds: float) -> list[float]:
+    """Seconds that /health took, asked five times a second."""
+    end, taken = time.monotonic() + seconds, []
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    while time.monotonic() < end:
+        begin = time.perf_counter()
+        connection.request("GET", "/health")
+        assert connection.getresponse().read()
+        taken.append(time.perf_counter() - begin)
+        time.sleep(0.2)
+    return taken
+
+
+async def memory_of(server: psutil.Process, until: float) -> list[int]:
+    taken = []
+    while time.monotonic() < until:
+        taken.append(server.memory_info().rss)
+        await asyncio.sleep(0.5)
+    return taken
+
+
+def schemathesis(url: str, seconds: float, report: Path) -> subprocess.Popen[bytes]:
+    """Bodies from our own OpenAPI; /ready is left out, as it rightly says 503 when the server is full."""
+    checks = "not_a_server_error,content_type_conformance,response_schema_conformance"
+    command = [str(BIN / "schemathesis"), "run", f"{url}/openapi.json", "--exclude-path", "/ready", "--checks", checks]
+    command += ["--max-time", str(max(1, int(seconds))), "--phases", "coverage,fuzzing", "--request-timeout", "180"]
+    command += ["--continue-on-failure", "--no-shrink", "--no-color", "--suppress-health-check", "all", "-w", "2"]
+    return subprocess.Popen(command, stdout=report.open("wb"), stderr=subprocess.STDOUT, cwd=report.parent)
+
+
+async def abuse(arguments: argparse.Namespace, url: str, server: psutil.Process, folder: Path) -> bool:
+    play, seconds = Abuse(url, arguments.seed), 60 * arguments.minutes
+    until = time.monotonic() + seconds
+    fuzzer = schemathesis(url, seconds * 0.8, folder / "schemathesis.txt")
+    command = [sys.executable, __file__, "--probe", url.rsplit(":", 1)[1], str(seconds)]
+    prober = subprocess.Popen(command, stdout=subprocess.PIPE)
+    clients = (play.client(until) for _ in range(arguments.clients))
+    memory, *_ = await asyncio.gather(memory_of(server, until), *clients)
+    health = json.loads(await asyncio.to_thread(lambda: prober.communicate()[0]))
+    await asyncio.to_thread(fuzzer.wait, 120)
+    await asyncio.sleep(2)
     page = (await play.http.get("/metrics")).text
-    left = {
-        name: float(re.search(rf"foundling_{name}{{.*?}} (\S+)", page)[1]) for name in ("held", "running", "waiting")
-    }  # type: ignore[index]
+    left = {name: float(re.findall(rf"foundling_{name}{{.*?}} (\S+)", page)[0]) for name in LEFT}
     await play.http.aclose()
-    for what, count in sorted(play.seen.items()):
+    return judge(play.seen, health, memory, left, fuzzer.returncode, (folder / "schemathesis.txt").read_text())
+
+
+LEFT = ("held", "running", "waiting", "cache_used_ratio")
+
+
+def judge(
+    seen: Counter[str], health: list[float], memory: list[int], left: dict[str, float], code: int, fuzzed: str
+) -> bool:
+    """Print what happened; whether all of it was as it must be."""
+    for what, count in sorted(seen.items()):
         print(f"{count:8}  {what}")
-    p99 = statistics.quantiles(play.health, n=100)[98]
+    cases = re.findall(r"^.*(?:test cases|generated).*$", fuzzed, re.MULTILINE)
+    print(f"schemathesis: {cases[-1].strip() if cases else ''} exit code {code}")
+    if code:
+        print(fuzzed[-3000:])
+    p99 = statistics.quantiles(health, n=100)[98]
     quarter = len(memory) // 4
     growth = statistics.median(memory[-quarter:]) / statistics.median(memory[quarter : 2 * quarter]) - 1
-    print(f"health p99 {p99 * 1e3:.0f} ms; memory {memory[-1] / 1e6:.0f} MB, growth {growth:+.1%}; left behind {left}")
-    broken = sum(count for what, count in play.seen.items() if what.startswith("broken"))
-    return not broken and p99 < 0.1 and growth < 0.02 and not any(left.values())
+    print(f"health p50 {statistics.median(health) * 1e3:.0f} ms, p99 {p99 * 1e3:.0f} ms ({len(health)} times)")
+    print(f"memory {memory[-1] / 1e6:.0f} MB, growth {growth:+.1%}; left behind: {left}")
+    broken = sum(count for what, count in seen.items() if what.startswith("broken"))
+    return not broken and not code and p99 < 0.1 and growth < 0.02 and not any(left.values())
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True)
+    parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--minutes", type=float, default=5)
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--probe", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    command = [sys.executable, "-c", SERVER, arguments.model]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    assert child.stdout is not None
-    try:
-        url = re.search(r"http://\S+(?=/v1)", child.stdout.readline())[0]  # type: ignore[index]
-        server = psutil.Process(child.pid)
-        passed = asyncio.run(abuse(url, server, arguments.minutes, arguments.clients, arguments.seed))
-        passed &= child.poll() is None
-    finally:
-        child.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(60)
+    if arguments.probe:
+        print(json.dumps(probe(int(arguments.probe[0]), float(arguments.probe[1]))))
+        return 0
+    print(f"{describe()}; {arguments.clients} clients, {arguments.minutes:g} minutes, {arguments.model}")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        command = [str(BIN / "foundling"), "serve", arguments.model, "--name", "model", "--dtype", "bfloat16"]
+        command += ["--port", "0", "--log", os.devnull, "--max-requests", "96"]
+        with (folder / "errors.txt").open("wb") as errors:
+            child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+        assert child.stdout is not None
+        try:
+            url = re.search(r"http://\S+(?=/v1)", child.stdout.readline())[0]  # type: ignore[index]
+            passed = asyncio.run(abuse(arguments, url, psutil.Process(child.pid), folder))
+            passed &= child.poll() is None
+        finally:
+            child.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(60)
+        said = (folder / "errors.txt").read_text()
+        print(f"exit code {child.returncode}; the server said on standard error: {said[-3000:] or 'nothing'}")
+        passed &= child.returncode == 0 and "Traceback" not in said
     print("passed" if passed else "FAILED")
     return 0 if passed else 1
 

@@ -3,7 +3,7 @@
 refuse_questions: ["(?i)how to make a bomb"]     # a 400 that says which field, not which rule
 refuse_answers: ["(?i)internal use only"]        # such an answer is tried again, in the end replaced
 redact: {"[\\w.+-]+@[\\w-]+\\.[\\w.]+": "<e-mail>"}  # in answers
-redact_personal: [email, secret]                 # the same with the corpus's own patterns
+redact_personal: [email, phone, ip, secret]      # the same with the corpus's own patterns
 answer_schema: {type: object, ...}               # every answer is JSON of this schema
 retries: 2
 refusal: "I cannot help with that."
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from foundling.inference.structured.grammar import Grammar
     from foundling.serving.replies import Choice
 
-Personal = Literal["email", "secret"]
+Personal = Literal["email", "phone", "ip", "secret"]
 
 
 class RulesFile(Config):
@@ -54,7 +54,7 @@ class Rules:
         self.questions = [_compiled(pattern, where) for pattern in file.refuse_questions]
         self.answers = [_compiled(pattern, where) for pattern in file.refuse_answers]
         self.redactions = [(_compiled(pattern, where), instead) for pattern, instead in file.redact.items()]
-        self.redactions += [(_personal(kind), f"<{kind}>") for kind in file.redact_personal]
+        self.redactions += [_personal(kind) for kind in file.redact_personal]
         self.grammar = _grammar(file.answer_schema, where) if file.answer_schema else None
         self.hold_answers = bool(self.answers or self.redactions or self.retries)
 
@@ -119,10 +119,13 @@ def _compiled(pattern: str, where: str) -> re.Pattern[str]:
         raise FoundlingError(f"{where}: {pattern!r} is not a regular expression", str(error)) from None
 
 
-def _personal(kind: Personal) -> re.Pattern[str]:
+def _personal(kind: Personal) -> tuple[re.Pattern[str], str]:
     from foundling.corpus.rules import personal
 
-    return re.compile({"email": personal.EMAIL, "secret": personal.SECRETS}[kind])
+    if kind == "phone":  # its first group is what stands before the number
+        return re.compile(personal.PHONE), r"\1<phone>"
+    patterns = {"email": re.compile(personal.EMAIL), "ip": personal.IP, "secret": re.compile(personal.SECRETS)}
+    return patterns[kind], f"<{kind}>"
 
 
 def _grammar(schema: dict[str, Any], where: str) -> Grammar:

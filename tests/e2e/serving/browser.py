@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
-KEYS = {"Enter": "\ue007", "Tab": "\ue004", "ArrowRight": "\ue014", "Space": " "}
+KEYS = {"Enter": "\ue007", "Tab": "\ue004", "ArrowRight": "\ue014", "Escape": "\ue00c", "Shift": "\ue008", "Space": " "}
 
 
 def available() -> bool:
@@ -72,8 +72,12 @@ class Browser:
         self._post(f"element/{self.find(css)}/value", {"text": text})
 
     def press(self, *keys: str) -> None:
-        """Press keys, wherever the focus is."""
-        actions = [{"type": kind, "value": KEYS.get(key, key)} for key in keys for kind in ("keyDown", "keyUp")]
+        """Press keys, wherever the focus is; "Shift+Tab" holds the first one down."""
+        actions = []
+        for key in keys:
+            held = [KEYS.get(part, part) for part in key.split("+")]
+            actions += [{"type": "keyDown", "value": part} for part in held]
+            actions += [{"type": "keyUp", "value": part} for part in reversed(held)]
         self._post("actions", {"actions": [{"type": "key", "id": "keyboard", "actions": actions}]})
 
     def hover(self, css: str) -> None:

@@ -48,6 +48,9 @@ def test_send_stream_and_alternatives(page: Any) -> None:
     page.hover(".token:nth-of-type(9)")
     assert page.run("return document.querySelectorAll('#chart li').length") == 3
     assert page.run("return document.querySelector('#chart .said').textContent") == "o"
+    assert page.run("return document.querySelectorAll('#peek:not([hidden]) .odds').length") == 3  # beside the word, too
+    page.press("Escape")
+    assert page.run("return byId('peek').hidden")
 
 
 def test_sliders_reach_the_request_and_the_chart(page: Any) -> None:
@@ -74,11 +77,50 @@ def test_a_vote_is_kept_as_a_preference_row(page: Any) -> None:
     """Guards the whole way from the button to the file that `foundling prefer` reads."""
     page.click("#compare")
     ask(page, "and the odd ones?")
+    names = page.run("return [...document.querySelectorAll('.pair h3')].map(h => h.textContent)")
+    assert names == ["Answer A", "Answer B"]  # a model's name would sway the vote
     page.click(".vote button:nth-of-type(2)")
     page.wait("return document.querySelector('.vote').textContent.includes('kept')")
+    assert page.run("return document.querySelector('.chosen h3').textContent") == "B: foundling"
     row = json.loads(page.votes.read_text().splitlines()[-1])
     assert row["prompt"][-1] == {"role": "user", "content": "and the odd ones?"}
     assert row["chosen"][0]["role"] == "assistant" and row["meta"]["chosen_model"] == "foundling"
+
+
+def test_keyboard_only(page: Any) -> None:
+    """Guards use without a mouse from end to end: ask, walk the answer, compare, vote, start over."""
+    votes = len(page.votes.read_text().splitlines())
+    page.run("document.querySelector('#question').focus()")
+    page.press(*"by keyboard", "Enter")
+    page.wait("return !running && document.querySelector('.vote:last-child button')")
+    seen = []
+    for _ in range(12):  # backwards from the message: the vote's buttons, then one stop for each answer
+        page.press("Shift+Tab")
+        seen.append(page.run("return document.activeElement.className || document.activeElement.textContent"))
+        if seen[-1].startswith("token"):
+            break
+    assert seen[:2] == ["B is better", "A is better"] and seen[2].startswith("token")
+    page.press("ArrowRight")
+    assert page.run("return document.activeElement.getAttribute('aria-describedby') === 'peek' && !byId('peek').hidden")
+    page.press("Tab", "Enter")
+    page.wait("return document.querySelector('.vote:last-child').textContent.includes('kept')")
+    assert len(page.votes.read_text().splitlines()) == votes + 1
+    assert page.run("return document.activeElement.id") == "question"
+    page.run("document.querySelector('#reset').focus()")
+    page.press("Enter")
+    assert page.run("return history.length === 0 && !document.querySelector('.turn') && !byId('welcome').hidden")
+    page.run("byId('compare').focus()")
+    page.press("Space")
+    assert not page.run("return byId('compare').checked")
+
+
+def test_a_schema_is_sent(page: Any) -> None:
+    """Guards the schema editor: what is in it constrains the answer."""
+    page.run("document.querySelector('#schema-box').open = true")
+    page.click("#example")
+    ask(page, "a film")
+    assert page.engine.seen[-1].params.grammar.kind == "json_schema"
+    page.run("byId('schema').value = ''")
 
 
 def test_a_refused_schema_is_said(page: Any) -> None:
@@ -97,6 +139,10 @@ def test_a_narrow_screen_does_not_scroll_sideways(page: Any) -> None:
     """Guards phones."""
     page.resize(420, 850)
     assert page.run("return document.documentElement.scrollWidth <= innerWidth")
+    assert page.run("return !byId('settings').offsetHeight")  # out of the way, until they are asked for
+    page.click("#open-settings")
+    assert page.run("return byId('settings').offsetHeight > 0 && document.documentElement.scrollWidth <= innerWidth")
+    page.click("#open-settings")
     page.resize(1280, 900)
 
 

@@ -174,10 +174,10 @@ def test_guardrails(running: Any, tmp_path: Path) -> None:
 def test_rules_change_logprobs_with_the_text(running: Any, tmp_path: Path) -> None:
     """Guards against logprobs that spell what a rule took out."""
     path = tmp_path / "rules.yaml"
-    path.write_text("redact_personal: [email]\n")
-    server = running(ServeConfig(rules=path), reply="ask ann@example.org")
+    path.write_text("redact_personal: [email, phone, ip]\n")
+    server = running(ServeConfig(rules=path), reply="ask a@b.org, (212) 555-0187 8.8.8.8")
     choice = server.client().chat.completions.create(model="foundling", messages=USER, logprobs=True).choices[0]
-    assert choice.message.content == "ask <email>" and choice.logprobs.content == []
+    assert choice.message.content == "ask <email>, <phone> <ip>" and choice.logprobs.content == []
     server.model.engine.reply = "ask me"
     choice = server.client().chat.completions.create(model="foundling", messages=USER, logprobs=True).choices[0]
     assert [token.token for token in choice.logprobs.content] == list("ask me")

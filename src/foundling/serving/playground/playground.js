@@ -7,6 +7,12 @@ const byId = (id) => document.getElementById(id);
 let history = []; // the conversation so far, in OpenAI's message form
 let running = null; // AbortController of the answers that are on their way
 let pointed = null; // the alternatives of the token pointed at
+const EXAMPLE = {
+  type: "object",
+  properties: { title: { type: "string", maxLength: 40 }, stars: { type: "integer", minimum: 1, maximum: 5 } },
+  required: ["title", "stars"],
+  additionalProperties: false,
+};
 
 function element(tag, className, text) {
   const made = document.createElement(tag);
@@ -38,14 +44,21 @@ async function loadModels() {
 /* ---- the request ---- */
 
 function schema() {
-  const text = byId("schema").value.trim();
-  byId("schema-status").textContent = "";
-  if (!text || !byId("schema-box").open) return null;
+  if (!byId("schema").value.trim() || !byId("schema-box").open) return null;
+  if (!checkSchema()) throw new Error("the schema is not JSON");
+  return JSON.parse(byId("schema").value);
+}
+
+/* Say beside the editor whether it holds JSON. */
+function checkSchema() {
+  const status = byId("schema-status");
+  status.textContent = "";
   try {
-    return JSON.parse(text);
+    if (byId("schema").value.trim()) JSON.parse(byId("schema").value);
+    return true;
   } catch (error) {
-    byId("schema-status").textContent = `Not JSON: ${error.message}`;
-    throw new Error("the schema is not JSON");
+    status.textContent = `Not JSON: ${error.message}`;
+    return false;
   }
 }
 
@@ -84,6 +97,15 @@ async function* events(response) {
 
 /* Stream one answer into a box; returns its text. */
 async function answer(body, box, signal) {
+  box.ariaBusy = "true"; // screen readers wait for the whole of it
+  try {
+    return await streamInto(body, box, signal);
+  } finally {
+    box.ariaBusy = "false";
+  }
+}
+
+async function streamInto(body, box, signal) {
   const response = await fetch("v1/chat/completions", {
     method: "POST", headers: headers(), body: JSON.stringify(body), signal,
   });
@@ -98,6 +120,7 @@ async function answer(body, box, signal) {
     const said = choice.delta.content ?? "";
     text += said;
     if (said || choice.logprobs) addToken(box, said, choice.logprobs?.content ?? []);
+    follow();
   }
   return text;
 }
@@ -105,7 +128,7 @@ async function answer(body, box, signal) {
 function showSpeed(usage, milliseconds) {
   const rate = (usage.completion_tokens / milliseconds) * 1000;
   const counts = `${usage.prompt_tokens} tokens read, ${usage.completion_tokens} written`;
-  byId("status").textContent = `${counts}, ${rate.toFixed(0)} a second.`;
+  byId("status").textContent = `${counts}, ${rate.toFixed(rate < 10 ? 1 : 0)} a second.`;
 }
 
 /* ---- tokens and their alternatives ---- */
@@ -114,6 +137,7 @@ function addToken(box, text, tokens) {
   const span = element("span", "token", text);
   span.tabIndex = box.querySelector(".token") ? -1 : 0; // one tab stop per answer; arrows move inside
   span.alternatives = tokens.at(-1);
+  if (span.alternatives) span.style.setProperty("--doubt", (1 - Math.exp(span.alternatives.logprob)).toFixed(3));
   box.append(span);
 }
 
@@ -123,6 +147,25 @@ function point(span) {
   span.classList.add("picked");
   pointed = span.alternatives;
   drawChart();
+  peek(span);
+}
+
+/* The likeliest few beside the token itself: the chart may be out of sight. */
+function peek(span) {
+  const box = byId("peek");
+  box.replaceChildren(...odds().slice(0, 5));
+  box.hidden = !box.children.length;
+  const place = span.getBoundingClientRect();
+  const left = Math.max(8, Math.min(place.left, document.documentElement.clientWidth - box.offsetWidth - 8));
+  const above = place.bottom + box.offsetHeight + 8 > innerHeight - byId("ask").offsetHeight;
+  box.style.left = `${left + scrollX}px`;
+  box.style.top = `${(above ? place.top - box.offsetHeight - 6 : place.bottom + 6) + scrollY}px`;
+  span.setAttribute("aria-describedby", "peek");
+}
+
+function unpeek() {
+  byId("peek").hidden = true;
+  document.querySelectorAll("[aria-describedby=peek]").forEach((span) => span.removeAttribute("aria-describedby"));
 }
 
 function moveFocus(event) {
@@ -162,13 +205,23 @@ function reshape(logprobs) {
 }
 
 function drawChart() {
-  if (!pointed?.top_logprobs?.length) return;
-  const rows = pointed.top_logprobs;
+  const rows = odds();
+  byId("chart").replaceChildren(...rows.map((row) => {
+    const item = element("li");
+    item.append(row);
+    return item;
+  }));
+  byId("chart-hint").hidden = rows.length > 0;
+}
+
+/* One row for each of the likeliest tokens at the place pointed at. */
+function odds() {
+  const rows = pointed?.top_logprobs ?? [];
   const after = reshape(rows.map((row) => row.logprob));
-  byId("chart").replaceChildren(...rows.slice(0, 10).map((row, rank) => {
+  return rows.slice(0, 10).map((row, rank) => {
     const before = Math.exp(row.logprob);
-    const line = element("li");
-    const name = element("code", row.token === pointed.token ? "said" : "", JSON.stringify(row.token).slice(1, -1));
+    const line = element("div", "odds");
+    const name = element("code", row.token === pointed.token ? "said" : "", shown(row.token));
     const bars = element("div", "bars");
     for (const [kind, share] of [["before", before], ["after", after[rank]]]) {
       const bar = element("i", kind);
@@ -178,22 +231,35 @@ function drawChart() {
     line.append(name, bars, element("span", "", `${(after[rank] * 100).toFixed(1)}%`));
     line.title = `model ${(before * 100).toFixed(2)}%, with these settings ${(after[rank] * 100).toFixed(2)}%`;
     return line;
-  }));
+  });
+}
+
+/* A token with its spaces and line ends to be seen. */
+function shown(token) {
+  return JSON.stringify(token).slice(1, -1).replace(/^ /, "\u00b7") || "\u2205";
 }
 
 /* ---- the conversation ---- */
+
+/* Stay at the end while an answer grows, unless the reader has scrolled away from it. */
+function follow() {
+  const end = document.documentElement;
+  if (end.scrollHeight - innerHeight - scrollY < 200) scrollTo(0, end.scrollHeight);
+}
 
 function turn(role, text) {
   const box = element("div", `turn ${role}`);
   box.append(element("h3", "", role === "user" ? "You" : text));
   if (role === "user") box.append(element("span", "", text));
+  else box.ariaLabel = `Answer of ${text}`;
   return box;
 }
 
 async function send() {
+  unpeek();
   const question = byId("question").value.trim();
   if (!question || running) return;
-  byId("welcome")?.remove();
+  byId("welcome").hidden = true;
   byId("question").value = "";
   history.push({ role: "user", content: question });
   byId("log").append(turn("user", question));
@@ -220,9 +286,11 @@ async function askOne() {
   history.push({ role: "assistant", content: text });
 }
 
+/* Two answers side by side, in random order and without names until the vote: a name would sway it. */
 async function askTwo() {
   const models = [byId("model-a").value, byId("model-b").value];
-  const boxes = models.map((model, side) => turn("assistant", `${"AB"[side]}: ${model}`));
+  if (Math.random() < 0.5) models.reverse();
+  const boxes = models.map((_, side) => turn("assistant", `Answer ${"AB"[side]}`));
   const pair = element("div", "pair");
   pair.append(...boxes);
   byId("log").append(pair);
@@ -230,39 +298,59 @@ async function askTwo() {
   const signal = running.signal;
   const texts = await Promise.all(models.map((model, side) => answer(requestBody(model), boxes[side], signal)));
   history.push({ role: "assistant", content: texts[0] });
-  const bar = voteBar(models, texts, boxes);
-  byId("log").append(bar);
-  bar.scrollIntoView({ block: "nearest" });
+  byId("log").append(voteBar(models, texts, boxes));
+  scrollTo(0, document.documentElement.scrollHeight);
 }
 
 function voteBar(models, texts, boxes) {
   const bar = element("div", "vote");
   const prompt = history.slice(0, -1);
   const own = history.at(-1);
+  bar.setAttribute("role", "group");
+  bar.ariaLabel = "Vote";
   bar.append(element("span", "", "Which is better?"));
   [0, 1].forEach((side) => {
     const button = element("button", "", `${"AB"[side]} is better`);
     button.type = "button";
     button.onclick = async () => {
-      const other = 1 - side;
-      const vote = {
-        prompt, chosen: texts[side], rejected: texts[other], chosen_model: models[side], rejected_model: models[other],
-      };
-      const response = await fetch("playground/votes", { method: "POST", headers: headers(), body: JSON.stringify(vote) });
-      const problem = response.ok ? null : await failure(response);
+      const problem = await vote(prompt, models, texts, side).then(() => null, (error) => error);
       own.content = texts[side]; // the conversation goes on from the better answer
       boxes[side].classList.add("chosen");
-      bar.replaceChildren(element("span", problem ? "error" : "", problem ? problem.message : "Thank you, the vote is kept."));
+      boxes.forEach((box, place) => { box.querySelector("h3").textContent = `${"AB"[place]}: ${models[place]}`; });
+      bar.replaceChildren(element("span", problem ? "error" : "", problem?.message ?? "Thank you, the vote is kept."));
+      say("Vote for " + models[side]);
+      byId("question").focus();
     };
     bar.append(button);
   });
   return bar;
 }
 
+async function vote(prompt, models, texts, side) {
+  const other = 1 - side;
+  const row = {
+    prompt, chosen: texts[side], rejected: texts[other], chosen_model: models[side], rejected_model: models[other],
+  };
+  const response = await fetch("playground/votes", { method: "POST", headers: headers(), body: JSON.stringify(row) });
+  if (!response.ok) throw await failure(response);
+}
+
 function setRunning(controller) {
   running = controller;
   byId("send").hidden = Boolean(controller);
   byId("stop").hidden = !controller;
+}
+
+function startOver() {
+  running?.abort();
+  unpeek();
+  history = [];
+  pointed = null;
+  drawChart();
+  byId("log").replaceChildren(byId("welcome"));
+  byId("welcome").hidden = false;
+  say("");
+  byId("question").focus();
 }
 
 /* ---- wiring ---- */
@@ -281,7 +369,16 @@ function wire() {
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); send(); }
   });
   byId("stop").addEventListener("click", () => running?.abort());
-  byId("reset").addEventListener("click", () => { running?.abort(); history = []; byId("log").replaceChildren(); });
+  byId("reset").addEventListener("click", startOver);
+  for (const idea of byId("ideas").children) {
+    idea.addEventListener("click", () => { byId("question").value = idea.textContent; send(); });
+  }
+  byId("open-settings").addEventListener("click", () => {
+    byId("open-settings").ariaExpanded = String(byId("settings").classList.toggle("open"));
+  });
+  byId("doubt").addEventListener("change", () => byId("log").classList.toggle("doubt", byId("doubt").checked));
+  byId("example").addEventListener("click", () => { byId("schema").value = JSON.stringify(EXAMPLE, null, 2); checkSchema(); });
+  byId("schema").addEventListener("input", checkSchema);
   byId("compare").addEventListener("change", () => {
     document.querySelector(".compare-only").hidden = !byId("compare").checked;
   });
@@ -290,7 +387,9 @@ function wire() {
   for (const kind of ["pointerover", "focusin"]) {
     byId("log").addEventListener(kind, (event) => point(event.target.closest(".token")));
   }
+  for (const kind of ["pointerleave", "focusout"]) byId("log").addEventListener(kind, unpeek);
   byId("log").addEventListener("keydown", moveFocus);
+  document.addEventListener("keydown", (event) => { if (event.key === "Escape") unpeek(); });
 }
 
 function say(problem) {
