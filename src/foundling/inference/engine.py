@@ -59,6 +59,8 @@ class Engine:
         max_tokens_per_step, max_chunk: the scheduler's token budget, and how much of one prompt a step may take.
         speculate: guesses tokens ahead (`speculative.py`); used while it is measured to pay.
         int8_cache: keep keys and values in 8 bits (`kv_int8.py`).
+        batch_invariant: the same tokens and log-probabilities to the last bit, alone, in any batch, and whatever was
+            cached. Free where the native kernels run; elsewhere sequences are computed one by one.
     """
 
     def __init__(
@@ -73,12 +75,13 @@ class Engine:
         max_chunk: int = 512,
         speculate: Proposer | None = None,
         int8_cache: bool = False,
+        batch_invariant: bool = False,
     ) -> None:
         self.module, self.tokenizer = module, tokenizer
         room = max_tokens_in_cache or default_room(module, max_batch, dtype)
         n_blocks = -(-room // BLOCK_SIZE)
         self.longest = min(module.config.max_positions, n_blocks * BLOCK_SIZE)
-        self.runner = Runner(module, n_blocks, BLOCK_SIZE, max_batch, self.longest, dtype, int8_cache)
+        self.runner = Runner(module, n_blocks, BLOCK_SIZE, max_batch, self.longest, dtype, int8_cache, batch_invariant)
         if speculate is not None and self.runner.recurrent:
             raise FoundlingError("a model with recurrent state cannot speculate", "its state cannot be taken back")
         if speculate is not None:

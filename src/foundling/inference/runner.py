@@ -17,11 +17,13 @@ from foundling.inference.kv_int8 import Int8KV
 from foundling.inference.scheduler import Chunk
 from foundling.inference.scheduler import Sequence as Tokens
 from foundling.models.adapter_bank import AdapterBank
+from foundling.models.config import MoEConfig
 from foundling.models.context import CacheView, Context
 from foundling.models.kernels.decoder import NativeDecoder, native
 from foundling.models.language_model import LanguageModel
 from foundling.models.layers.paged import PagedKV, PagedLatent
 
+TILE = 16  # tokens of a pass in batch-invariant mode
 PADDING_ALLOWED = 0.6  # chunks share a pass if the shortest is at least this fraction of the longest
 
 
@@ -42,6 +44,7 @@ class Runner:
         longest: most tokens of one sequence.
         dtype: precision of the pass and of the cache; None: the weights'.
         int8_cache: keep keys and values in 8 bits.
+        batch_invariant: compute every token in a pass whose shape depends on its position alone (see `_tiled`).
     """
 
     def __init__(
@@ -53,8 +56,9 @@ class Runner:
         longest: int,
         dtype: torch.dtype | None,
         int8_cache: bool = False,
+        batch_invariant: bool = False,
     ) -> None:
-        self.module, self.block_size = module, block_size
+        self.module, self.block_size, self.batch_invariant = module, block_size, batch_invariant
         weight = next(module.parameters())
         self.device, self.dtype = weight.device, dtype or weight.dtype
         self._autocast = self.dtype != weight.dtype
@@ -69,6 +73,8 @@ class Runner:
         self._table = np.zeros((max_batch + 1, -(-longest // block_size)), dtype=np.int64)
         self._in_table = [0] * (max_batch + 1)
         self._owners = [(0, 0)] * (max_batch + 1)
+        experts = any(isinstance(block.ffn, MoEConfig) for block in module.config.blocks)
+        self._tile = 1 if self.recurrent or experts else TILE  # states and experts' shares depend on a pass's tokens
 
     @property
     def recurrent(self) -> bool:
@@ -84,22 +90,61 @@ class Runner:
             self._update_table(chunk)
         adapted = [chunk for chunk in chunks if chunk.sequence.adapter is not None]
         plain = [chunk for chunk in chunks if chunk.sequence.adapter is None]
-        if adapted and self._forward is self.module:
+        if self._forward is self.module and (adapted or self.batch_invariant):
             adapted, plain = [*adapted, *plain], []
         for group in _groups(plain):
             yield self._pass(group, self._forward)
+        if self.batch_invariant:
+            yield from map(self._tiled, adapted)
+            return
         for group in _groups(adapted):
             yield self._pass(group, self.adapters.module)
 
+    def _tiled(self, chunk: Chunk) -> Pass:
+        """One chunk in passes over single tiles of its positions, always of full length and in the cached form.
+
+        A token then is the same row of products and sums of the same shapes whatever else is computed and however the
+        prompt was cut, so that its result is the same to the last bit. The native kernels have that property anyway.
+        """
+        tile, known = self._tile, chunk.tokens
+        sequence, end = chunk.sequence, chunk.start + chunk.length
+        pieces = []
+        for begin in range(chunk.start // tile * tile, end, tile):
+            first, last = max(begin, chunk.start), min(begin + tile, end)
+            tokens = torch.zeros(1, tile, dtype=torch.int64)
+            inside = slice(first - begin, last - begin)
+            tokens[0, inside] = torch.tensor(known[first - chunk.start : last - chunk.start])
+            pieces.append(self._run_tile(sequence, tokens.to(self.device), begin, inside)[:, inside])
+        return Pass([chunk], torch.cat(pieces, dim=1))
+
+    def _run_tile(self, sequence: Tokens, tokens: Tensor, begin: int, inside: slice) -> Tensor:
+        size, time = self.block_size, tokens.shape[1]
+        positions = begin + np.arange(time)
+        table = self._table[[sequence.slot], : (begin + time - 1) // size + 1]
+        table = np.where(np.arange(table.shape[1]) < len(sequence.blocks), table, table[:, :1])
+        write = np.full(time, TRASH)
+        write[inside] = (table[0, positions // size] * size + positions % size)[inside]
+        past, one = np.array([begin + inside.start]), np.array([inside.stop - inside.start])
+        # A first tile claims a past too: it must read the cache as later ones do, and not only itself.
+        past = past if self.recurrent else np.maximum(past, 1)
+        slots = np.array([sequence.slot])
+        view = CacheView(*(self._tensor(part) for part in (write[None], table, past, one, slots)))
+        return self._hidden(
+            [sequence], tokens, Context(self._tensor(positions[None]), None, view), self.adapters.module
+        )
+
     def _pass(self, group: list[Chunk], forward: LanguageModel | NativeDecoder) -> Pass:
-        tokens, ctx = self._inputs(group)
-        sequences = [chunk.sequence for chunk in group]
+        return Pass(group, self._hidden([chunk.sequence for chunk in group], *self._inputs(group), forward))
+
+    def _hidden(
+        self, sequences: list[Tokens], tokens: Tensor, ctx: Context, forward: LanguageModel | NativeDecoder
+    ) -> Tensor:
         if isinstance(forward, LanguageModel) and forward.encoder is not None:
             self._encode(self.encodings.missing(sequences), forward)
             ctx.encoded = self.encodings.joined(sequences)
         self._choose_adapters(sequences)
         with self.precision():
-            return Pass(group, forward.hidden(tokens, ctx, self.state))
+            return forward.hidden(tokens, ctx, self.state)
 
     def _encode(self, sequences: list[Tokens], forward: LanguageModel) -> None:
         """Run the encoder over the sequences' sources, one row each."""
@@ -117,6 +162,8 @@ class Runner:
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits (n, vocab) float32 of hidden states (n, dim)."""
+        if self.batch_invariant and self._forward is self.module and len(hidden) > 1:
+            return torch.cat([self.head(row) for row in hidden.split(1)])
         with self.precision():
             return self._forward.head(hidden).float()
 

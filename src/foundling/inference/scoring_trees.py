@@ -99,11 +99,8 @@ class Group:
 def suits(runner: Runner) -> bool:
     """Whether a model can be scored this way: dense weights, no encoder, no state but keys and values as they are."""
     plain = all(type(layer) in (PagedKV, PagedLatent) for layer in runner.state)
-    return (
-        plain
-        and runner.module.encoder is None
-        and not any(isinstance(part, QuantizedLinear) for part in runner.module.modules())
-    )
+    dense = not any(isinstance(part, QuantizedLinear) for part in runner.module.modules())
+    return plain and dense and runner.module.encoder is None and not runner.batch_invariant
 
 
 def plan(pairs: Sequence[Pair], longest: int = LONGEST) -> tuple[list[Group], list[int]]:
