@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from foundling.core.errors import FoundlingError
 from foundling.inference.engine import Engine
@@ -148,22 +149,32 @@ def coverage(correct: Sequence[Sequence[bool]], sizes: Sequence[int]) -> list[fl
 
 
 def selection(
-    correct: Sequence[Sequence[bool]], scores: Sequence[Sequence[float]], sizes: Sequence[int], seed: int = 0
+    correct: Sequence[Sequence[bool]], scores: Sequence[Sequence[float]], sizes: Sequence[int]
 ) -> list[float]:
-    """How often the best-scored of N samples is right: mean over prompts and 200 random subsets of each size.
+    """How often the best-scored of N samples is right: the mean over prompts, exact over all subsets of size N.
 
-    Where the scorer can be fooled this falls again as N grows, although coverage rises.
+    Where the scorer can be fooled this falls again as N grows, although coverage rises. Of S samples the best of a
+    random N is the one of rank r (from 0) with probability C(S - 1 - r, N - 1) / C(S, N); equal scores share theirs.
     """
-    rng = np.random.default_rng(seed)
-    out = []
-    for n in sizes:
-        hits = []
-        for row, its_scores in zip(correct, scores, strict=True):
-            for _ in range(200 if n < len(row) else 1):
-                subset = rng.choice(len(row), size=n, replace=False)
-                hits.append(row[max(subset, key=lambda i: its_scores[i])])
-        out.append(float(np.mean(hits)))
-    return out
+    ranked = [_right_by_rank(row, its_scores) for row, its_scores in zip(correct, scores, strict=True)]
+    return [float(np.mean([_rank_chances(len(right), n) @ right for right in ranked])) for n in sizes]
+
+
+def _right_by_rank(correct: Sequence[bool], scores: Sequence[float]) -> npt.NDArray[np.float64]:
+    """Whether the sample of each rank is right, the best score first; equal scores have their mean."""
+    _, group, counts = np.unique(-np.asarray(scores, dtype=np.float64), return_inverse=True, return_counts=True)
+    means = np.bincount(group, weights=np.asarray(correct, dtype=np.float64)) / counts
+    return np.repeat(means, counts)
+
+
+def _rank_chances(samples: int, n: int) -> npt.NDArray[np.float64]:
+    assert 1 <= n <= samples, f"the best of {n} needs {n} samples, there are {samples}"
+    chances = np.zeros(samples)
+    chance = n / samples
+    for rank in range(samples - n + 1):
+        chances[rank] = chance
+        chance *= (samples - rank - n) / max(samples - rank - 1, 1)
+    return chances
 
 
 def _pass_at(samples: int, correct: int, n: int) -> float:

@@ -79,9 +79,19 @@ def test_a_fooled_verifier_gets_worse_with_more_samples() -> None:
     """Guards against a selection curve that cannot fall: the best-scored sample is a wrong one."""
     correct = [[True] * 9 + [False]]
     scores = [[0.0] * 9 + [1.0]]
-    one, five, ten = selection(correct, scores, [1, 5, 10])
-    assert one > five > ten == 0.0
+    assert selection(correct, scores, [1, 5, 10]) == pytest.approx([0.9, 0.5, 0.0])
     assert coverage(correct, [1, 5]) == pytest.approx([0.9, 1.0])
+
+
+def test_selection_is_the_mean_over_all_subsets() -> None:
+    """Guards the probability of each rank, and equal scores, against counting every subset."""
+    correct, scores = [True, False, False, True, True], [2.0, 2.0, 1.0, 3.0, 1.0]
+    for n in range(1, 6):
+        means = []
+        for subset in itertools.combinations(range(5), n):
+            best = [i for i in subset if scores[i] == max(scores[j] for j in subset)]
+            means.append(sum(correct[i] for i in best) / len(best))
+        assert selection([correct], [scores], [n]) == pytest.approx([sum(means) / len(means)])
 
 
 def test_explain_shows_each_step() -> None:
