@@ -262,6 +262,13 @@ def stage_named(verb: str, where: str) -> Stage:
     return STAGES[verb]
 
 
+def check_fields(recipe: Recipe) -> None:
+    """Refuse unknown verbs and fields, without reading any data."""
+    for name, spec in recipe.stages.items():
+        where = f"stage {name!r} of recipe {recipe.name!r}"
+        typed_config(stage_named(spec.stage, where), spec, recipe.seed, where)
+
+
 def resolve(recipe: Recipe, store: Store) -> list[Node]:
     """The recipe's stages in an order in which inputs come first, each with its typed config and its key.
 

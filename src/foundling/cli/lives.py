@@ -18,7 +18,7 @@ from foundling.core.errors import FoundlingError
 from foundling.core.lives import Life, read_life, write_life
 from foundling.core.stages import Node, run_stage
 from foundling.core.units import human_bytes, human_time
-from foundling.pipeline import STAGES, announce, open_life, resolve, run_life
+from foundling.pipeline import STAGES, announce, check_fields, open_life, resolve, run_life
 from foundling.planning.choose import choose_sizes
 from foundling.planning.estimate import LifePlan, plan_life
 from foundling.recipes.recipe import BUILT_IN, Recipe, as_yaml, load_recipe, recipe_names
@@ -113,6 +113,7 @@ def write_report(recipe: Recipe, store: Store, life: Life, artifacts: dict[str, 
 
 def _prepare(recipe: str, overrides: list[str], store: Store, replan: bool) -> tuple[Recipe, Life, LifePlan]:
     loaded = load_recipe(recipe, overrides)
+    check_fields(loaded)  # a mistyped field is refused at once, not after the machine is measured
     earlier = None if replan else read_life(store, loaded.name)
     rates = hardware.remembered(store.root / "machine.json")
     chosen, choices = choose_sizes(loaded, store, earlier.plan.get("choices", {}) if earlier else {}, rates)

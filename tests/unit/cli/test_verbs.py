@@ -104,6 +104,15 @@ def test_a_path_that_cannot_be_used_is_one_sentence(
     assert stopped.value.code == 2 and words in said and len(said.splitlines()) == 1, said
 
 
+def test_a_mistyped_field_is_refused_before_the_machine_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("foundling.core.hardware.measure", lambda: pytest.fail("measured"))
+    with pytest.raises(SystemExit):
+        main(["run", "quickstart", "--set", "sft.epocks=2", "--store", str(tmp_path)])
+    assert "Did you mean 'epochs'?" in capsys.readouterr().err
+
+
 def test_init_makes_a_valid_name_of_any_file_name(tmp_path: Path) -> None:
     main(["init", str(tmp_path / "new" / "My first life!.yaml")])
     assert "name: My-first-life\n" in (tmp_path / "new" / "My first life!.yaml").read_text()
