@@ -1,8 +1,9 @@
-"""Corpus claims: rules, language identification, MinHash and HTML beside datatrove's and resiliparse's, and growth.
+"""Corpus claims: rules and their decisions, language identification, MinHash and HTML beside datatrove's and
+resiliparse's; near duplicates and leaks against what theory promises.
 
     python benchmarks/corpus.py [--quick]      # needs FOUNDLING_DATA; to compare: pip install datatrove spacy
 
-One core each (POLARS_MAX_THREADS=1, RAYON_NUM_THREADS=1 are set below); runs alternate and medians are printed.
+One core each (POLARS_MAX_THREADS=1, RAYON_NUM_THREADS=1 are set below), in seconds of the processor; medians.
 """
 
 from __future__ import annotations
@@ -10,35 +11,43 @@ from __future__ import annotations
 import os
 
 os.environ |= {"POLARS_MAX_THREADS": "1", "RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+os.environ |= {"DATATROVE_COLORIZE_LOGS": "0", "LOGURU_LEVEL": "ERROR"}
 
 import argparse
 import gzip
 import json
+import random
 import statistics
 import sys
+import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 
-from foundling.corpus import duplicates
+from foundling.corpus import duplicates, installed
+from foundling.corpus.characters import Batch, Spans
 from foundling.corpus.columns import FlatText
 from foundling.corpus.decontaminate import HeldOut
 from foundling.corpus.readers.web import main_content
 from foundling.corpus.rules import c4, fineweb, gopher, language
 from foundling.corpus.rules.config import C4Quality, FineWebQuality, GopherQuality, GopherRepetition
 from foundling.corpus.rules.rule import Judge
-from foundling.corpus.signatures import signatures
-from foundling.corpus.words import word_hashes
+from foundling.corpus.signatures import SHINGLE_WORDS, Bands, signatures, similarity
+from foundling.corpus.words import WordHashes, word_hashes
 
 DATA = Path(os.environ.get("FOUNDLING_DATA", "data"))
+THRESHOLD = 0.8
 
 
 def load(name: str, field: str = "text", limit: int | None = None) -> list[str]:
-    lines = gzip.decompress((DATA / name).read_bytes()).decode().splitlines()[:limit]
-    return [json.loads(line)[field] for line in lines]
+    lines = gzip.decompress((DATA / name).read_bytes()).decode().split("\n")[:limit]
+    return [json.loads(line)[field] for line in lines if line]
 
 
 def seconds(run: Callable[[], object], times: int = 3) -> float:
@@ -55,8 +64,28 @@ def frame(texts: list[str]) -> pl.DataFrame:
     return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
 
 
-def peers() -> dict[str, Callable[[str], bool]]:
-    """datatrove's filters by our names, each `keep(text)`; empty where it is not installed."""
+def size(texts: list[str]) -> float:
+    return sum(len(text.encode()) for text in texts) / 1e6
+
+
+def distorted(texts: list[str]) -> list[str]:
+    """Web pages and what comes near the rules' thresholds: cut short, repeated, made lists, made fragments."""
+    rng = random.Random(0)
+    found = list(texts)
+    for text in texts:
+        lines, words = text.split("\n"), text.split()
+        found += [
+            "\n".join(lines + lines[: len(lines) // 3]),
+            "\n".join("- " + part for part in text.split(". ")),
+            text[: rng.randrange(100, 700)],
+            text.replace(". ", "...\n" if rng.random() < 0.5 else ".\n"),
+            " ".join(words[:60] + words[20:40] * rng.randrange(1, 5)),
+        ]
+    return found
+
+
+def peers() -> dict[str, Callable[[str], bool | str]]:
+    """datatrove's filters by our names: True, or why a text goes; empty where it is not installed."""
     try:
         from datatrove.data import Document
         from datatrove.pipeline.filters import (
@@ -73,36 +102,74 @@ def peers() -> dict[str, Callable[[str], bool]]:
         "fineweb": FineWebQualityFilter(),
         "c4": C4QualityFilter(),
     }
-    return {name: lambda text, f=f: f.filter(Document(text=text, id="")) is True for name, f in filters.items()}
+
+    def keep(text: str, peer: Any) -> bool | str:
+        found = peer.filter(Document(text=text, id=""))
+        return True if found is True else str(found[1] if isinstance(found, tuple) else found)
+
+    return {name: lambda text, peer=peer: keep(text, peer) for name, peer in filters.items()}
+
+
+def their_words(texts: list[str]) -> Callable[[Batch, int], Spans]:
+    """datatrove's words, as spans in our batches."""
+    from datatrove.utils.text import split_into_words
+
+    def splitter(batch: Batch, first: int) -> Spans:
+        starts, ends, offsets = [], [], [0]
+        for number in range(len(batch)):
+            text, base, position = texts[first + number], int(batch.offsets[number]), 0
+            for word in split_into_words(text):
+                position = text.index(word, position)
+                starts.append(base + position)
+                position += len(word)
+                ends.append(base + position)
+            offsets.append(len(starts))
+        return Spans(np.array(starts, np.int64), np.array(ends, np.int64), np.array(offsets, np.int64))
+
+    return splitter
+
+
+def their_sentences(lines: pl.Series) -> pl.Series:
+    from datatrove.utils.text import split_into_sentences
+
+    return pl.Series([len(split_into_sentences(line)) for line in lines], dtype=pl.Int64)
+
+
+def judges(texts: list[str], *, theirs: bool) -> dict[str, Judge]:
+    """Our rules, with our own words and sentences or with datatrove's."""
+    words = their_words(texts) if theirs else gopher.own_words
+    sentences = their_sentences if theirs else c4.count_sentences
+    return {
+        "gopher quality": gopher.quality(GopherQuality(), words),
+        "gopher repetition": gopher.repetition(GopherRepetition(), words),
+        "fineweb": fineweb.quality(FineWebQuality(), words),
+        "c4": c4.quality(C4Quality(), sentences),
+    }
 
 
 def rules(texts: list[str]) -> None:
     print(f"\nrules, {len(texts)} documents, {size(texts):.2f} MB: MB/s of one core")
-    ours: dict[str, Judge] = {
-        "gopher quality": gopher.quality(GopherQuality()),
-        "gopher repetition": gopher.repetition(GopherRepetition()),
-        "fineweb": fineweb.quality(FineWebQuality()),
-        "c4": c4.quality(C4Quality()),
-    }
-    theirs = peers()
-    documents = frame(texts)
-    for name, judge in ours.items():
-        judge.judge(documents)
+    theirs, documents = peers(), frame(texts)
+    disagreements: list[str] = []
+    for name, judge in judges(texts, theirs=False).items():
         speed = size(texts) / seconds(lambda judge=judge: judge.judge(documents))
         line = f"  {name:<18} {speed:7.1f}"
         if theirs:
-            from datatrove.utils.text import split_into_parts
-
-            split_into_parts.cache_clear()
+            theirs[name](texts[0])  # loads what it needs
             start = time.process_time()
             decisions = [theirs[name](text) for text in texts]
             other = size(texts) / (time.process_time() - start)
-            same = [reason is None for reason in judge.judge(documents)[0]]
-            agree = np.mean(np.array(same) == np.array(decisions))
-            line += f"   datatrove {other:6.3f}   ratio {speed / other:6.1f}x   same decision {agree:.2%}"
+            line += f"   datatrove {other:6.3f}   ratio {speed / other:6.1f}x"
+            for label, with_theirs in (("own words", False), ("the same words", True)):
+                reasons = judges(texts, theirs=with_theirs)[name].judge(documents)[0].to_list()
+                differ = [n for n, (a, b) in enumerate(zip(reasons, decisions)) if (a is None) != (b is True)]
+                line += f"   same decision, {label}: {1 - len(differ) / len(texts):.2%}"
+                disagreements += [f"{name}, {label}: ours {reasons[n]}, theirs {decisions[n]}" for n in differ]
         print(line)
     speed = size(texts) / seconds(lambda: language.detect(documents["text"]))
     print(f"  {'language id':<18} {speed:7.1f}")
+    for line in disagreements[:40]:
+        print(f"    differs: {line}")
 
 
 def near_duplicates(texts: list[str]) -> None:
@@ -111,24 +178,117 @@ def near_duplicates(texts: list[str]) -> None:
 
     def run() -> None:
         signed = signatures(word_hashes(FlatText.of(column)))
-        duplicates.near_clusters(signed, 0.8, np.ones(len(texts), bool))
+        duplicates.near_clusters(signed, THRESHOLD, np.ones(len(texts), bool))
 
     speed = size(texts) / seconds(run)
     print(f"  {'MinHash-LSH':<18} {speed:7.1f}")
+    part = texts[: max(1, len(texts) // 20)]
+    taken = _datatrove_minhash(part)
+    if taken:
+        other = size(part) / taken
+        print(f"  {'datatrove':<18} {other:7.2f} (its four stages on {size(part):.1f} MB)   ratio {speed / other:.1f}x")
+
+
+def _datatrove_minhash(texts: list[str]) -> float | None:
+    """Seconds of datatrove's signature, bucket, cluster and filter stages in this process."""
     try:
-        from datatrove.pipeline.dedup.minhash import MinhashConfig, MinhashDedupSignature
+        from datatrove.data import Document
+        from datatrove.pipeline.dedup import MinhashDedupCluster, MinhashDedupFilter, MinhashDedupSignature
+        from datatrove.pipeline.dedup.minhash import MinhashConfig, MinhashDedupBuckets
         from datatrove.utils.hashing import HashConfig
     except ImportError:
-        return
-    peer = MinhashDedupSignature(
-        output_folder="/tmp/foundling-minhash", config=MinhashConfig(hash_config=HashConfig(hash_fc="sha1"))
+        return None
+    config = MinhashConfig(hash_config=HashConfig(hash_fc="sha1"))
+    documents = [Document(text=text, id=str(n)) for n, text in enumerate(texts)]
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.process_time()
+        MinhashDedupSignature(f"{folder}/signatures", config=config).run(iter(documents), rank=0, world_size=1)
+        for rank in range(config.num_buckets):
+            buckets = MinhashDedupBuckets(f"{folder}/signatures", f"{folder}/buckets", config=config)
+            buckets.run(None, rank=rank, world_size=config.num_buckets)
+        MinhashDedupCluster(f"{folder}/buckets", f"{folder}/removed", config=config).run(None, 0, 1)
+        for _ in MinhashDedupFilter(f"{folder}/removed").run(iter(documents), rank=0, world_size=1):
+            pass
+        return time.process_time() - start
+
+
+def natural_duplicates(limit: int) -> None:
+    """Pairs of source files that are really alike (copies in several packages), found by counting all shingles."""
+    texts = [path.read_bytes().decode("utf-8", "ignore") for path, _, _ in installed.files()][-limit:]
+    words = word_hashes(FlatText.of(pl.Series(texts)))
+    pairs = _all_pairs(words.shingles(SHINGLE_WORDS), 0.4)
+    signed, bands = signatures(words), Bands.for_threshold(THRESHOLD)
+    hashes = bands.hashes(signed)
+    print(f"\nnatural near duplicates: {len(pairs)} pairs of {len(texts)} source files with a similarity over 0.4")
+    print("  similarity   pairs   became candidates   expected   3 standard errors")
+    for low in np.arange(0.4, 1.0, 0.1):
+        chosen = [(a, b, s) for a, b, s in pairs if low <= s < low + 0.1 + 1e-9 * (low > 0.85)]
+        if chosen:
+            found = np.mean([(hashes[a] == hashes[b]).any() for a, b, _ in chosen])
+            expected = np.array([bands.recall(s) for _, _, s in chosen])
+            spread = 3 * np.sqrt((expected * (1 - expected)).sum()) / len(chosen)
+            print(
+                f"  {low:.1f} - {low + 0.1:.1f} {len(chosen):9d} {found:15.1%} {expected.mean():13.1%} {spread:12.1%}"
+            )
+    left, right = (np.array([pair[k] for pair in pairs]) for k in (0, 1))
+    truth = np.array([pair[2] for pair in pairs])
+    candidates = (hashes[left] == hashes[right]).any(axis=1)
+    declared = candidates & (similarity(signed[left], signed[right]) >= THRESHOLD)
+    error = np.abs(similarity(signed[left], signed[right]) - truth).mean()
+    recall, precision = declared[truth >= THRESHOLD].mean(), (truth[declared] >= THRESHOLD).mean()
+    print(
+        f"  declared at {THRESHOLD}: recall {recall:.1%}, precision {precision:.1%}; the estimate is off by {error:.3f}"
     )
-    part = texts[: max(1, len(texts) // 20)]
-    start = time.process_time()
-    for text in part:
-        peer.get_signature(peer.get_shingles(text))
-    other = size(part) / (time.process_time() - start)
-    print(f"  {'datatrove':<18} {other:7.2f} (signatures alone)   ratio {speed / other:.1f}x")
+
+
+def _all_pairs(shingles: WordHashes, least: float) -> list[tuple[int, int, float]]:
+    """(a, b, Jaccard similarity) of all pairs of at least `least`, exactly."""
+    sets = [np.unique(shingles.hashes[a:b]) for a, b in zip(shingles.offsets[:-1], shingles.offsets[1:])]
+    owner = np.repeat(np.arange(len(sets)), [len(own) for own in sets])
+    flat = np.concatenate(sets)
+    order = np.argsort(flat, kind="stable")
+    edges = np.flatnonzero(np.concatenate([[True], np.diff(flat[order]) > 0, [True]]))
+    shared: dict[tuple[int, int], int] = defaultdict(int)
+    for start, end in pairwise(edges):
+        if 1 < end - start <= 60:  # what is in more files than that is a licence's phrase
+            own = owner[order[start:end]].tolist()
+            for i, a in enumerate(own):
+                for b in own[i + 1 :]:
+                    shared[a, b] += 1
+    candidates = [(a, b) for (a, b), n in shared.items() if n >= 0.3 * min(len(sets[a]), len(sets[b])) and n >= 20]
+    found = []
+    for a, b in candidates:
+        both = len(np.intersect1d(sets[a], sets[b], assume_unique=True))
+        jaccard = both / (len(sets[a]) + len(sets[b]) - both)
+        if jaccard >= least:
+            found.append((a, b, jaccard))
+    return found
+
+
+def leaks(texts: list[str]) -> None:
+    """Real evaluation items planted in real text."""
+    rng = np.random.default_rng(0)
+    items = [item for item in load("eval/mmlu.jsonl.gz", "question")[:4000] if len(item.split()) >= 13]
+    background = [text[:3000] for text in texts]
+    held_out = HeldOut(items)
+    lengths = np.array([len(words) for words in map(str.split, items)])
+    print(f"\ndecontamination: {len(items)} MMLU questions of 13 words or more")
+
+    def found(planted: list[str]) -> np.ndarray:
+        documents = [f"{background[n % len(background)]} {item} The end." for n, item in enumerate(planted)]
+        return held_out.matches(word_hashes(FlatText.of(pl.Series(documents))))[0] >= 0
+
+    print(f"  verbatim {found(items).mean():.2%}")
+    changed = []
+    for item in items:
+        words = item.split()
+        for place in rng.choice(len(words), max(1, round(0.05 * len(words))), replace=False):
+            words[place] = "another"
+        changed.append(" ".join(words))
+    hits = found(changed)
+    print(f"  5% of the words replaced {hits.mean():.2%} (13 to 20 words {hits[lengths <= 20].mean():.2%})")
+    innocent = held_out.matches(word_hashes(FlatText.of(pl.Series(texts))))[0] >= 0
+    print(f"  found where nothing was planted: {innocent.sum()} of {len(texts)} book chapters")
 
 
 def html() -> None:
@@ -136,33 +296,19 @@ def html() -> None:
     from resiliparse.extract.html2text import extract_plain_text
 
     texts = [page.decode() for page in pages]
-    alone = seconds(lambda: [extract_plain_text(t, main_content=True, preserve_formatting=True) for t in texts], 5)
-    ours = seconds(lambda: [main_content(page, "utf-8") for page in pages], 5)
-    print(f"\nHTML: {size(texts) / ours:.1f} MB/s, resiliparse alone {size(texts) / alone:.1f} ({alone / ours:.1%})")
 
+    def alone() -> None:
+        for text in texts:
+            extract_plain_text(text, main_content=True, preserve_formatting=True)
 
-def growth(texts: list[str]) -> None:
-    """Seconds and bytes a document of each step at three sizes: linear if the columns are flat."""
-    print("\ngrowth: microseconds a document (and what the step keeps in memory for each)")
-    print(f"  {'documents':>10} {'words':>8} {'signatures':>11} {'clusters':>9} {'leaks':>7}")
-    pieces = [text[i : i + 2000] for text in texts for i in range(0, len(text), 2000)]
-    held_out = HeldOut(pieces[:500])
-    for count in (len(pieces) // 16, len(pieces) // 4, len(pieces)):
-        part = pl.Series(pieces[:count])
-        words = word_hashes(FlatText.of(part))
-        signed = signatures(words)
-        steps = [
-            seconds(lambda part=part: word_hashes(FlatText.of(part)), 1),
-            seconds(lambda words=words: signatures(words), 1),
-            seconds(lambda signed=signed: duplicates.near_clusters(signed, 0.8, np.ones(len(signed), bool)), 1),
-            seconds(lambda words=words: held_out.matches(words), 1),
-        ]
-        print(f"  {count:>10} " + " ".join(f"{1e6 * s / count:9.1f}" for s in steps))
-    print("  kept a document: 32 B of facts, 512 B of signature (on disk); one band at a time is in memory")
+    def ours() -> None:
+        for page in pages:
+            main_content(page, "utf-8")
 
-
-def size(texts: list[str]) -> float:
-    return sum(len(text.encode()) for text in texts) / 1e6
+    ratios = [(seconds(alone, 1), seconds(ours, 1)) for _ in range(7)]
+    speed = size(texts) / statistics.median(own for _, own in ratios)
+    share = statistics.median(their / own for their, own in ratios)
+    print(f"\nHTML: {speed:.1f} MB/s, {share:.1%} of resiliparse alone, which decodes nothing")
 
 
 def main() -> None:
@@ -170,10 +316,12 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="less text")
     quick = parser.parse_args().quick
     books = load("text/standardebooks_general.jsonl.gz", limit=200 if quick else None)
-    rules([*load("text/c4_demo.jsonl.gz"), *load("text/us_speeches.jsonl.gz", limit=30), *books[:10]])
+    pages = load("text/c4_demo.jsonl.gz", limit=60 if quick else 170)
+    rules([*distorted(pages), *load("text/us_speeches.jsonl.gz", limit=10), *books[:5]])
     near_duplicates(books)
+    natural_duplicates(500 if quick else 3000)
+    leaks(books)
     html()
-    growth(books)
     print(f"\nPython {sys.version.split()[0]}, polars {pl.__version__}, numpy {np.__version__}")
 
 
