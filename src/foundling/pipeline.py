@@ -30,11 +30,7 @@ STAGES: dict[str, Stage] = {
             "Read, filter, deduplicate and split documents.",
             "foundling.corpus.config:CorpusConfig",
             "foundling.corpus.build:build",
-            {
-                "held_out": Port(
-                    ("corpus",), "a corpus whose validation documents must not be trained on", required=False
-                )
-            },
+            {"held_out": Port(("corpus",), "a corpus whose validation split is taken over", required=False)},
             outside="foundling.corpus.sources:outside",
         ),
         Stage(

@@ -62,7 +62,8 @@ def build(
     uses, epochs = decide.uses(config, facts, folders, train)
     cuts = Cuts(config.repeated, folders, train, draft.scratch) if config.repeated else None
     writer = Writer(draft.path, config, fate, facts.contaminated_by, items, cuts)
-    writer.write(folders, uses)
+    given = inputs.get("held_out")
+    writer.write(folders, uses, given.file("validation.parquet") if given else None)
     writing.quarantine(draft.path / "quarantine.jsonl", folders)
     report = _funnel(counts, writer, held_out) | _contents(draft.path) | {"learned": learned}
     report |= {"epochs": epochs, "phases": _phases(config, writer), "fingerprint": writer.fingerprint}

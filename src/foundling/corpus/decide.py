@@ -36,7 +36,7 @@ def fates(
 
     Args:
         earlier: directories with facts and signatures of earlier corpora; their documents come first, so they stay.
-        held_out: such a directory of another corpus's validation documents, which must not be trained on.
+        held_out: such a directory of another corpus's validation documents, which are this one's too.
     """
     everything = Facts.load([*earlier, *folders]) if earlier else facts
     old = len(everything.ids) - len(facts.ids)
@@ -54,7 +54,7 @@ def fates(
         clusters = found[old:]
     if held_out:
         fate[(fate == TRAIN) & _similar(config, facts, folders, held_out)] = HELD_OUT
-    if config.validation_bytes:
+    elif config.validation_bytes:
         _hold_out(config, facts, folders, signed[old:], fate)
     fate[(fate == TRAIN) & (facts.contaminated_by >= 0)] = CONTAMINATED
     return fate, clusters

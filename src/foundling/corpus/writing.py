@@ -60,10 +60,11 @@ class Writer:
         """The order and content of the training documents."""
         return f"sha256:{self._order.hexdigest()}"
 
-    def write(self, folders: Sequence[Path], uses: Ints) -> None:
+    def write(self, folders: Sequence[Path], uses: Ints, held_out: Path | None = None) -> None:
         """Write everything.
 
         Args:
+            held_out: another corpus's validation.parquet, which becomes this one's.
             uses: (documents, phases) how often each goes into train; in a phase, the second use of a document comes
                 after the first of all others.
         """
@@ -86,6 +87,8 @@ class Writer:
                     self._pass(folders, phase > epoch, everything=first_phase and epoch == 0)
                 first_phase = False
                 self.phases.append({name: n - before[name] for name, n in self.sizes["train"].items()})
+            for rows in block.rows_of(held_out) if held_out else ():
+                self._write("validation", self._validation, rows)
 
     def _pass(self, folders: Sequence[Path], used: Any, *, everything: bool) -> None:
         """Append the training documents in `used`; in the first pass also all that is not for training."""

@@ -302,9 +302,7 @@ def test_what_another_corpus_holds_out_is_left_out(folder: Path, tmp_path: Path)
     (folder / "similar.txt").write_text(held[0][: len(held[0]) * 3 // 4] + prose(5, 77))
     (folder / "copy.txt").write_text(held[-1])
     stage = replace(STAGE, ports={"held_out": Port(("corpus",), "")})
-    config = CorpusConfig(
-        data=(str(folder),), validation_bytes=0, near_duplicates=0, exact_duplicates=False, decontaminate=False
-    )
+    config = CorpusConfig(data=(str(folder),), near_duplicates=0, exact_duplicates=False, decontaminate=False)
     raw, _ = run_stage(Store(tmp_path / "store"), stage, config, {"held_out": clean})
     assert reasons(raw) == {"similar to a held-out document": len(held) + 2}
-    assert sorted(texts(raw)) == sorted(texts(clean))
+    assert sorted(texts(raw)) == sorted(texts(clean)) and texts(raw, "validation") == held
