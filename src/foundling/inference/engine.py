@@ -253,7 +253,7 @@ class Engine:
         params, prompt = request.params, list(request.prompt_ids)
         if self.module.config.head.kind == "labels":
             raise FoundlingError("a reward model or a classifier gives scores, not text", fix="Name a language model")
-        check_prompt(prompt, self.module.config.vocab_size, self.longest)
+        check_prompt(prompt, self.module.embedding.num_embeddings, self.longest)
         self._require(request.adapter)
         self._check_source(request)
         if params.stop and self.tokenizer is None:

@@ -97,6 +97,11 @@ class PromptEmbedding(nn.Module):
         return self.base.weight
 
     @property
+    def num_embeddings(self) -> int:
+        """Ids that have a vector, the virtual ones included."""
+        return self.base.num_embeddings + len(self.prompt)
+
+    @property
     def virtual_ids(self) -> list[int]:
         """The ids of the prompt, to be put before a text's own."""
         return list(range(self.base.num_embeddings, self.base.num_embeddings + len(self.prompt)))

@@ -25,6 +25,8 @@ from foundling.training.objective import LossSum
 class ActorCritic(nn.Module):
     """A language model and a critic on its hidden states: the expected reward of the answer, at each token."""
 
+    EXACT = ("score.weight", "score.bias")  # the critic works in fp32, whatever the model's precision
+
     def __init__(self, actor: LanguageModel) -> None:
         super().__init__()
         self.actor = actor

@@ -6,7 +6,7 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,20 @@ from foundling.core.rng import seed_for
 from foundling.core.stages import Inputs
 from foundling.inference.model import Model, load
 from foundling.models.adapter_config import AdapterConfig
+from foundling.models.adapters import PromptEmbedding, attach
 from foundling.post_training.config import SFTConfig
 from foundling.post_training.heads import last_hidden
-from foundling.post_training.sft import build_sft
+from foundling.post_training.packing import Encoded, PackedRows
+from foundling.post_training.sft import SupervisedFineTuning, build_sft
 from foundling.studies.adapt_config import AdaptConfig
-from foundling.studies.adapt_search import BM25
+from foundling.studies.adapt_search import search_over
 from foundling.tokenization.chat import render
+from foundling.training.config import TrainingConfig
+from foundling.training.trainer import Trainer
 
 Answer = Callable[[Sequence[str]], list[str]]
 Message = dict[str, Any]
+CONTEXT, BATCH = 512, 4  # of the roads that train
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ def zero_shot(base: Path, train: Sequence[Row], config: AdaptConfig) -> Answer:
 
 def few_shot(base: Path, train: Sequence[Row], config: AdaptConfig) -> Answer:
     """The training examples most like the input before it, the most alike last (Liu et al. 2022, arXiv:2101.06804)."""
-    model, search = load(base), BM25([row.input for row in train])
+    model, search = load(base), search_over([row.input for row in train], config)
 
     def chat(one: str) -> list[Message]:
         shots = [train[i] for i in reversed(search.nearest(one, config.shots))]
@@ -58,7 +63,7 @@ def few_shot(base: Path, train: Sequence[Row], config: AdaptConfig) -> Answer:
 def retrieval(base: Path, train: Sequence[Row], config: AdaptConfig) -> Answer:
     """The best passages of the given documents before the input (Lewis et al. 2020, arXiv:2005.11401)."""
     model, passages = load(base), _passages(Path(config.documents))
-    search = BM25(passages)
+    search = search_over(passages, config)
 
     def chat(one: str) -> list[Message]:
         found = "\n\n".join(passages[i] for i in search.nearest(one, config.passages))
@@ -69,7 +74,7 @@ def retrieval(base: Path, train: Sequence[Row], config: AdaptConfig) -> Answer:
 
 def best_of_n(base: Path, train: Sequence[Row], config: AdaptConfig) -> Answer:
     """Few-shot answers that vote (self-consistency: Wang et al. 2023, arXiv:2203.11171)."""
-    model, search = load(base), BM25([row.input for row in train])
+    model, search = load(base), search_over([row.input for row in train], config)
 
     def vote(one: str) -> str:
         shots = [train[i] for i in reversed(search.nearest(one, config.shots))]
@@ -102,6 +107,35 @@ def classifier(base: Path, train: Sequence[Row], config: AdaptConfig) -> Answer:
     return answer
 
 
+def prompt_tuning(base: Path, train: Sequence[Row], config: AdaptConfig) -> Answer:
+    """Learned vectors before the input, the model frozen (Lester et al. 2021, arXiv:2104.08691)."""
+    model = load(base)
+    attach(model.module, AdapterConfig(method="prompt", virtual_tokens=config.virtual_tokens), config.seed)
+    assert isinstance(model.module.embedding, PromptEmbedding)
+    virtual = model.module.embedding.virtual_ids
+    encoded = []
+    for row in train:
+        told = render(model.tokenizer, [_question(config, row.input), {"role": "assistant", "content": row.output}])
+        ids, mask = [*virtual, *told.ids], [*[False] * len(virtual), *told.loss_mask]
+        encoded.append(Encoded(ids[: CONTEXT + 1], mask[: CONTEXT + 1], "task"))
+    rows = PackedRows([one for one in encoded if any(one.mask[1:])], CONTEXT, model.tokenizer.pad_id, config.seed)
+    steps = max(1, round(rows.rows_in(config.epochs) / BATCH))
+    options: dict[str, Any] = {"steps": steps, "batch_size": BATCH, "context": CONTEXT, "optimizer": "adamw"}
+    training = TrainingConfig(**options, learning_rate=0.1, seed=config.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        objective = SupervisedFineTuning(rows, BATCH)
+        Trainer(model.module, objective, training, work, log=work / "log.jsonl", title="prompt tuning").fit()
+    model.module.eval()
+
+    def answer(inputs: Sequence[str]) -> list[str]:
+        asked = [model.request([_question(config, one)], max_tokens=config.max_tokens) for one in inputs]
+        requests = [replace(request, prompt_ids=[*virtual, *request.prompt_ids]) for request in asked]
+        return [completion.text.strip() for completion in model.engine.generate(requests)]
+
+    return answer
+
+
 def lora(base: Path, train: Sequence[Row], config: AdaptConfig) -> Answer:
     """A LoRA adapter, merged."""
     return _tuned(base, train, config, AdapterConfig(rank=8, alpha=16), 1e-3)
@@ -118,10 +152,11 @@ ROADS: dict[str, Callable[[Path, Sequence[Row], AdaptConfig], Answer]] = {
     "retrieval": retrieval,
     "best-of-n": best_of_n,
     "classifier": classifier,
+    "prompt-tuning": prompt_tuning,
     "lora": lora,
     "full": full,
 }
-TUNES = ("classifier", "lora", "full")
+TUNES = ("classifier", "prompt-tuning", "lora", "full")
 
 
 def _tuned(base: Path, train: Sequence[Row], config: AdaptConfig, adapter: AdapterConfig | None, rate: float) -> Answer:
@@ -130,8 +165,8 @@ def _tuned(base: Path, train: Sequence[Row], config: AdaptConfig, adapter: Adapt
     rows = [{"messages": [_question(config, r.input), {"role": "assistant", "content": r.output}]} for r in train]
     (work / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     options: dict[str, Any] = {
-        "data": (str(work / "rows.jsonl"),), "epochs": config.epochs, "batch_size": 4, "optimizer": "adamw",
-        "learning_rate": rate, "adapter": adapter, "too_long": "truncate", "context": 512, "seed": config.seed,
+        "data": (str(work / "rows.jsonl"),), "epochs": config.epochs, "batch_size": BATCH, "optimizer": "adamw",
+        "learning_rate": rate, "adapter": adapter, "too_long": "truncate", "context": CONTEXT, "seed": config.seed,
     }  # fmt: skip
     draft = Draft(work / "files", work / "scratch", "adapt")
     draft.path.mkdir()

@@ -1,4 +1,4 @@
-"""Which texts are near to a question: BM25, without an index on disk."""
+"""Which texts are near to a question: by their rarer words (BM25) or by vectors, without an index on disk."""
 
 from __future__ import annotations
 
@@ -6,9 +6,41 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from foundling.inference.model import load
+from foundling.studies.adapt_config import AdaptConfig
 
 _WORD = re.compile(r"\w+")
 K1, B = 1.5, 0.75  # Robertson & Zaragoza 2009, "The probabilistic relevance framework: BM25 and beyond"
+
+
+class Search(Protocol):
+    """Texts in the order of their nearness to a question."""
+
+    def nearest(self, query: str, k: int) -> list[int]:
+        """The numbers of the `k` nearest texts, nearest first."""
+        ...
+
+
+def search_over(texts: Sequence[str], config: AdaptConfig) -> Search:
+    """What the config asks for, over some texts."""
+    return BM25(texts) if config.search == "bm25" else Vectors(texts, config.embedder)
+
+
+class Vectors:
+    """Ranks texts by the cosine between their vectors and the query's."""
+
+    def __init__(self, texts: Sequence[str], embedder: str) -> None:
+        self.model = load(embedder)
+        self.vectors = self.model.embed(texts)  # (texts, dim), of length 1
+
+    def nearest(self, query: str, k: int) -> list[int]:
+        """The numbers of the `k` best texts, best first; ties by number."""
+        scores = self.vectors @ self.model.embed([query])[0]
+        return [int(number) for number in np.argsort(-scores, kind="stable")[:k]]
 
 
 class BM25:

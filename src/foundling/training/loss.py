@@ -94,7 +94,9 @@ def head_parameters(model: Any) -> list[Tensor]:
     """The tensors that a model's head depends on, the (vocab, dim) matrix first: the output or the tied embedding."""
     output = model.output if model.output is not None else model.embedding
     rest = [part for part in (model.transform, model.output_bias) if part is not None]
-    return [*output.parameters(), *(p for part in rest for p in part.parameters())]
+    bias = output.bias if isinstance(output, nn.Linear) else None
+    own = [output.weight] if bias is None else [output.weight, bias]  # an embedding may hold more than its matrix
+    return [*own, *(p for part in rest for p in part.parameters())]
 
 
 def token_logprobs(hidden: Tensor, head: nn.Module | Callable[[Tensor], Tensor], targets: Tensor) -> Tensor:

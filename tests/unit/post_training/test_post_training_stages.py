@@ -124,7 +124,7 @@ def test_reinforce_resumes_to_the_same_bytes(
         "kl": 0.1,
         "method": method,
     }
-    fields["updates"] = 2 if method == "ppo" else 1
+    fields |= {"updates": 2, "precision": "bf16"} if method == "ppo" else {"updates": 1}
     whole = hashes(run("ReinforceConfig", base, tmp_path / "whole", **fields))
     step = Trainer._train_step
 

@@ -7,12 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tests.unit.post_training.tiny_chat import make_directory
 
 from foundling.core.errors import FoundlingError
+from foundling.inference.engine import Request, SamplingParams
+from foundling.inference.model import load
+from foundling.models.adapter_config import AdapterConfig
+from foundling.models.adapters import attach
 from foundling.studies.adapt import Attempt, _advice, adapt
 from foundling.studies.adapt_config import AdaptConfig
-from foundling.studies.adapt_search import BM25
+from foundling.studies.adapt_roads import ROADS, Row
+from foundling.studies.adapt_search import BM25, search_over
 
 
 def _attempt(road: str, score: float, cost: float) -> Attempt:
@@ -54,6 +60,29 @@ def test_every_road_on_a_tiny_model(tmp_path: Path) -> None:
     assert scores["classifier"] > 0.9
     assert found.advice.startswith("Use classifier")
     assert str(found).count("\n") >= 8 and json.dumps(found.to_json())
+
+
+def test_vectors_find_what_is_said_alike(tmp_path: Path) -> None:
+    """Guards the other search: a text is nearest to itself, and the road that uses it answers."""
+    base = make_directory(tmp_path / "base")
+    config = AdaptConfig(data="x", search="embeddings", embedder=str(base), shots=1, max_tokens=2)
+    texts = ["the squares of the even numbers", "sum of words", "x ** 2"]
+    assert [search_over(texts, config).nearest(text, 1) for text in texts] == [[0], [1], [2]]
+    rows = [Row(text, "a") for text in texts]
+    assert len(ROADS["few-shot"](base, rows, config)(texts[:2])) == 2
+
+
+def test_the_engine_reads_a_learned_prompt(tmp_path: Path) -> None:
+    """Guards virtual tokens in the cache: the engine's greedy answer is the one of whole forward passes."""
+    model = load(make_directory(tmp_path / "base"))
+    attach(model.module, AdapterConfig(method="prompt", virtual_tokens=3), 0)
+    torch.nn.init.normal_(model.module.embedding.prompt)
+    ids = [*model.module.embedding.virtual_ids, 5, 6, 7]
+    params = SamplingParams(max_tokens=6, temperature=0.0, ignore_eos=True)
+    [done] = model.engine.generate([Request(ids, params)])
+    for token in done.tokens:
+        assert int(model.logits([ids])[0, -1].argmax()) == token
+        ids.append(token)
 
 
 @pytest.mark.parametrize(

@@ -186,6 +186,8 @@ def native(module: LanguageModel) -> NativeDecoder | None:
     """The module's native decoder, or None where its architecture, weights or this machine do not allow one."""
     if not module.config.llama_shaped or not all(map(_supported, module.config.blocks)):
         return None
+    if type(module.embedding) is not nn.Embedding:  # a learned prompt has ids that are no row of the matrix
+        return None
     if not _norm_supported(module.config.norm):
         return None
     library = compiled()
