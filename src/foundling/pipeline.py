@@ -26,7 +26,7 @@ STAGES: dict[str, Stage] = {
         Stage(
             "corpus",
             "corpus",
-            1,
+            2,
             "Read, filter, deduplicate and split documents.",
             "foundling.corpus.config:CorpusConfig",
             "foundling.corpus.build:build",
@@ -45,7 +45,7 @@ STAGES: dict[str, Stage] = {
         Stage(
             "tokenize",
             "tokens",
-            1,
+            2,
             "Encode a corpus into token shards.",
             "foundling.tokenization.config:TokenizeConfig",
             "foundling.tokenization.encode:build",

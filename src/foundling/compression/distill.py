@@ -247,8 +247,8 @@ def _card(config: DistillConfig, draft: Draft, inputs: Inputs) -> str:
     return model_card(
         "Distilled language model",
         f"A model of {metrics['parameters']:,} parameters that learned a larger model's predictions on {learned}.",
-        inputs={port: f"{artifact.kind} `{artifact.key}`" for port, artifact in inputs.items()}
-        | ({"teacher": config.teacher_url} if config.teacher_url else {}),
+        inputs=inputs,
+        more_inputs={"teacher": config.teacher_url} if config.teacher_url else {},
         recipe=json.loads(config.model_dump_json()),
         results=results,
         limits=("It has its teacher's errors, and more of its own.",),

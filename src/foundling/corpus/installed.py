@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import sysconfig
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -112,14 +112,18 @@ def _is_test(name: str) -> bool:
     return is_test_file or not _NOT_TEXT_TO_LEARN.isdisjoint(folders)
 
 
-def package_version(source: str) -> str:
-    """The installed version behind a source name, "" if unknown."""
-    if source == STANDARD_LIBRARY:
-        return sysconfig.get_python_version()
+def package_facts(source: str) -> dict[str, str]:
+    """The installed version and the licence behind a source name, as far as the package says them."""
+    if source in (STANDARD_LIBRARY, DOCUMENTATION):
+        return {"version": sysconfig.get_python_version(), "license": "PSF-2.0"}
     try:
-        return version(source.removeprefix("package:").replace("yaml", "pyyaml"))
+        about = metadata(source.removeprefix("package:").replace("yaml", "pyyaml"))
     except PackageNotFoundError:
-        return ""
+        return {}
+    named = [c.rpartition(" :: ")[2] for c in about.get_all("Classifier") or () if c.startswith("License :: ")]
+    short = (about.get("License") or "").strip()
+    licence = about.get("License-Expression") or ", ".join(named) or (short if "\n" not in short else "")
+    return {"version": about["Version"], "license": licence} if licence else {"version": about["Version"]}
 
 
 def _describe_module(module: ModuleType) -> str:

@@ -104,6 +104,5 @@ def tuned_card(
     limits: Sequence[str],
 ) -> str:
     """The model card of a tuned model."""
-    made_from = {port: f"{artifact.kind} `{artifact.key}`" for port, artifact in inputs.items()}
     recipe = json.loads(config.model_dump_json())
-    return model_card(title, summary, inputs=made_from, recipe=recipe, results=results, limits=limits)
+    return model_card(title, summary, inputs=inputs, recipe=recipe, results=results, limits=limits)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -48,10 +49,20 @@ def build(config: TokenizeConfig, inputs: Inputs, draft: Draft) -> None:
     if not splits["train"]["documents"]:
         raise FoundlingError("the corpus has no training documents", "there is nothing to tokenize")
     about = {"dtype": dtype.name, "vocab_size": tokenizer.vocab_size, "eot_id": tokenizer.eot_id, "splits": splits}
+    about["sources"] = _sources(corpus.file("train.parquet"))
     about["phases"] = _phases(corpus, np.load(draft.path / "train.index.npy"))
     write_json(draft.path / "tokens.json", about)
     draft.metrics |= splits
     draft.metrics["bytes_per_token"] = round(splits["train"]["bytes"] / splits["train"]["tokens"], 4)
+
+
+def _sources(train: Path) -> list[dict[str, Any]]:
+    """What the training split is made of, largest first, with the licences that its documents name."""
+    size, licence = pl.col("text").str.len_bytes(), pl.col("meta").str.json_path_match("$.license")
+    columns = [pl.len().alias("documents"), size.sum().alias("bytes"), licence.drop_nulls().unique().alias("licences")]
+    table = pl.scan_parquet(train).group_by("source").agg(columns).collect(engine="streaming")
+    rows = table.sort(["bytes", "source"], descending=[True, False]).to_dicts()
+    return [row | {"licences": sorted(filter(None, row["licences"]))} for row in rows]
 
 
 def _phases(corpus: Artifact, index: NDArray[np.int64]) -> list[dict[str, float]]:

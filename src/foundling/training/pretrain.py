@@ -136,7 +136,7 @@ def _card(config: PretrainConfig, draft: Draft, inputs: Inputs) -> str:
         "Base language model",
         f"A decoder of {metrics['parameters']:,} parameters, {about} on {metrics['tokens']:,} tokens. "
         "It continues text; it has not been taught to follow instructions.",
-        inputs={port: f"{artifact.kind} `{artifact.key}`" for port, artifact in inputs.items()},
+        inputs=inputs,
         recipe=json.loads(config.model_dump_json()),
         results={_CAPTIONS[next(iter(own))]: results},
         limits=(

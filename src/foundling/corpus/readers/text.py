@@ -76,7 +76,7 @@ def not_text(data: bytes) -> tuple[str, str] | None:
 
 def _origin(source: str) -> dict[str, str]:
     if source == installed.STANDARD_LIBRARY or source.startswith("package:"):
-        return {"origin": source, "version": installed.package_version(source)}
+        return {"origin": source, **installed.package_facts(source)}
     return {}
 
 
