@@ -121,8 +121,8 @@ def package_facts(source: str) -> dict[str, str]:
     except PackageNotFoundError:
         return {}
     named = [c.rpartition(" :: ")[2] for c in about.get_all("Classifier") or () if c.startswith("License :: ")]
-    short = (about.get("License") or "").strip()
-    licence = about.get("License-Expression") or ", ".join(named) or (short if "\n" not in short else "")
+    expression, own = ((about.get_all(name) or [""])[0].strip() for name in ("License-Expression", "License"))
+    licence = expression or ", ".join(named) or (own if "\n" not in own else "")
     return {"version": about["Version"], "license": licence} if licence else {"version": about["Version"]}
 
 
