@@ -114,7 +114,7 @@ def quality(chosen: argparse.Namespace) -> None:
     documents, sizes = held_out(chosen.tokens, chosen.held_out)
     train = TokenSplit(chosen.tokens, "train")
     taken = [train.document(i).tolist() for i in range(0, min(600, len(train.bytes)), 3)]
-    rows = calibration_rows(taken, 48, 256)
+    rows = calibration_rows(taken, chosen.calibration, 256)
     whole = per_document(original, documents)
     print(
         f"{original.config.n_parameters():,} parameters; {len(documents)} held-out documents, {sum(sizes):,.0f} bytes"
@@ -124,6 +124,9 @@ def quality(chosen: argparse.Namespace) -> None:
         f"{'original (float32)':30} {human_bytes(state_bytes(original)):>9}  {sum(whole) / sum(sizes):.4f}", flush=True
     )
 
+    def wanted(name: str) -> bool:
+        return not chosen.ways or any(way in name for way in chosen.ways)
+
     def line(name: str, module: LanguageModel, size: int) -> float:
         bits = per_document(module, documents)
         lost = [100 * (after - before) for after, before in zip(bits, whole, strict=True)]
@@ -132,19 +135,21 @@ def quality(chosen: argparse.Namespace) -> None:
         print(f"{name:30} {human_bytes(size):>9}  {sum(bits) / sum(sizes):.4f}  {shown}", flush=True)
         return sum(bits)
 
-    for name, fields in OURS.items():
+    for name, fields in ((n, f) for n, f in OURS.items() if wanted(n)):
         config = parse(CompressConfig, fields, name)
         module = copy.deepcopy(original)
         compress_module(module, config, rows if config.needs_text else None)
         size = state_bytes(module)
         line(name, module.float(), size)
     peers = {}
-    for name in ("Q8_0", "Q4_0", "Q4_K_M"):
+    for name in (n for n in ("Q8_0", "Q4_0", "Q4_K_M") if wanted(f"llama.cpp {n}")):
         module, size = by_llama_cpp(original, name, chosen.library)
         peers[name] = size
         line(f"llama.cpp {name}", module, size)
-    ways = GGUF | {"gguf mixed, size of Q4_K_M": {**GGUF["gguf q4_0 by gptq"], "max_bytes": peers["Q4_K_M"]}}
-    for name, fields in ways.items():
+    ways = dict(GGUF)
+    if "Q4_K_M" in peers:
+        ways["gguf mixed, size of Q4_K_M"] = {**GGUF["gguf q4_0 by gptq"], "max_bytes": peers["Q4_K_M"]}
+    for name, fields in ((n, f) for n, f in ways.items() if wanted(n)):
         config = parse(CompressConfig, fields, name)
         module = copy.deepcopy(original)
         compress_module(module, config, rows if config.needs_text else None)
@@ -320,6 +325,8 @@ def main() -> None:
     one.set_defaults(run=quality)
     one.add_argument("model", type=Path)
     one.add_argument("--library", type=Path, help="llama.cpp's shared library")
+    one.add_argument("--ways", nargs="*", default=(), help="parts of the names of those to measure (default: all)")
+    one.add_argument("--calibration", type=int, default=48, help="rows of 256 tokens")
     two = ways.add_parser("distill")
     two.set_defaults(run=distill)
     two.add_argument("model", type=Path)

@@ -81,7 +81,8 @@ class CompressConfig(Config):
             fixed = {"bits": 8, "group_size": None}
         for name, value in fixed.items():
             if data.setdefault(name, value) != value:
-                raise ValueError(f"{name} {data[name]} does not go with it: it is {value}")
+                given = "int8_inputs" if data.get("int8_inputs") else f"numbers {data['numbers']!r}"
+                raise ValueError(f"{name} {data[name]} does not go with {given}, for which it is {value}")
         return data
 
     @model_validator(mode="after")

@@ -118,8 +118,8 @@ def test_what_cannot_be_done_is_named(module: LanguageModel, directory: Path, co
         ({"bits": 16, "shrink": {"layers": 5}}, "5 layers cannot be removed of 5"),
         ({"bits": 16, "shrink": {"experts": 1}}, "1 experts cannot be removed from block 0"),
         ({"bits": 4, "group_size": 48}, "group_size 48 does not divide"),
-        ({"numbers": "nf4", "bits": 8}, "bits 8 does not go with it"),
-        ({"bits": 4, "method": "gptq", "numbers": "fp8"}, "does not go with it"),
+        ({"numbers": "nf4", "bits": 8}, "bits 8 does not go with numbers 'nf4', for which it is 4"),
+        ({"bits": 4, "method": "gptq", "numbers": "fp8"}, "bits 4 does not go with numbers .fp8."),
     ]
     for number, (fields, message) in enumerate(cases):
         with pytest.raises(FoundlingError, match=message):
