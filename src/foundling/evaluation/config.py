@@ -65,7 +65,7 @@ class EvaluateConfig(Config):
     """The `evaluate` stage."""
 
     tasks: tuple[str, ...] = option(
-        ("bits-per-byte", "syntax", "expressions"),
+        ("bits-per-byte",),
         "tasks: names, or YAML files of your own",
         min_length=1,
     )
