@@ -66,7 +66,7 @@ def sample_explain(
 def best_of(
     prompt: str,
     *,
-    model: Spec = None,
+    model: SpecOrUrl = None,
     n: int = 8,
     choose: Choice = "logprob",
     verifier: Annotated[
@@ -88,7 +88,7 @@ def best_of(
         chat: render the prompt as a user's message.
     """
     from foundling.inference import search
-    from foundling.inference.model import load
+    from foundling.inference.model import load_or_connect
 
     if choose == "verifier" and verifier is None:
         raise FoundlingError("--choose verifier needs a --verifier", fix='e.g. --verifier "python check.py"')
@@ -100,10 +100,12 @@ def best_of(
         "shortest": search.choose_shortest_valid(lambda text: bool(text.strip())),
         "verifier": search.choose_shortest_valid(lambda text: _verified(verifier or "", text)),
     }
-    loaded = load(model, store=Store(store))
+    loaded = load_or_connect(model, store=Store(store))
     asked: Any = [{"role": "user", "content": prompt}] if chat else prompt
-    request = loaded.request(asked, max_tokens=max_tokens, temperature=temperature, seed=seed)
-    best = search.best_of(loaded.engine, request.prompt_ids, request.params, n, chosen_by[choose])
+    sampling: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+    if choose == "logprob":
+        sampling["logprobs"] = 0  # a URL gives none unasked
+    best = search.best_of(loaded.engine, loaded.request(asked, **sampling), n, chosen_by[choose])
     if json:
         print(json_module.dumps({"text": best.chosen.text, "samples": [sample.text for sample in best.samples]}))
         return

@@ -10,6 +10,7 @@ import heapq
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from foundling.core.errors import FoundlingError
 from foundling.inference.engine import Engine
 from foundling.inference.parameters import SamplingParams
+from foundling.inference.remote import RemoteEngine, RemoteRequest
 from foundling.inference.requests import Completion, Request
 
 Score = Callable[[str], float]  # an answer's text -> how good it is: a reward model, a verifier
@@ -33,22 +35,22 @@ class Best:
 
 
 def best_of(
-    engine: Engine,
-    prompt_ids: Sequence[int],
-    params: SamplingParams,
+    engine: Engine | RemoteEngine,
+    request: Request | RemoteRequest,
     n: int,
     choose: Callable[[Sequence[Completion]], int],
 ) -> Best:
-    """Draw n answers and choose one.
+    """Draw n answers to a request and choose one.
 
     Raises:
         FoundlingError: n is 0, the answers would all be the same (temperature 0), or none could be generated.
     """
-    if n > 1 and params.temperature == 0:
+    if n > 1 and request.params.temperature == 0:
         raise FoundlingError(
             f"best of {n} at temperature 0", "all answers would be the same", "set temperature above 0"
         )
-    samples = engine.generate([Request(prompt_ids, replace(params, n=n))])
+    asked: Any = replace(request, params=replace(request.params, n=n))
+    samples = engine.generate([asked])
     usable = [sample for sample in samples if not sample.failed]
     if not usable:
         raise FoundlingError(samples[0].message or samples[0].finish_reason)

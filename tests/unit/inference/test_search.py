@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from foundling.core.errors import FoundlingError
-from foundling.inference.engine import Completion, Engine, SamplingParams
+from foundling.inference.engine import Completion, Engine, Request, SamplingParams
 from foundling.inference.explain import explain
 from foundling.inference.search import (
     beam_search,
@@ -44,13 +44,13 @@ def test_best_of_and_first_valid(module: LanguageModel, tokenizer: Tokenizer) ->
     """Guards against n answers that are one, and against a race that leaves the losers running."""
     engine = Engine(module, tokenizer)
     params = SamplingParams(max_tokens=6, temperature=1.5, seed=2, ignore_eos=True)
-    best = best_of(engine, [1, 2, 3], params, 5, choose_by_score(len))
+    best = best_of(engine, Request([1, 2, 3], params), 5, choose_by_score(len))
     assert len(best.samples) == 5 and len(best.chosen.text) == max(len(one.text) for one in best.samples)
     found = first_valid(engine, [1, 2, 3], params, 5, lambda text: True)
     assert found is not None and engine.scheduler.idle
     assert first_valid(engine, [1, 2, 3], params, 3, lambda text: False) is None
     with pytest.raises(FoundlingError, match="temperature 0"):
-        best_of(engine, [1], SamplingParams(), 2, choose_by_mean_logprob)
+        best_of(engine, Request([1]), 2, choose_by_mean_logprob)
 
 
 def test_beam_search_finds_the_best_of_all(module: LanguageModel) -> None:
