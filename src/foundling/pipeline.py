@@ -143,13 +143,13 @@ STAGES: dict[str, Stage] = {
         Stage(
             "evaluate",
             "evaluation",
-            1,
+            2,
             "Score a model, with intervals and baselines.",
             "foundling.evaluation.config:EvaluateConfig",
             "foundling.evaluation.evaluate:build",
             outside="foundling.evaluation.task_file:outside",
             ports={
-                "model": Port(_MODEL, "the model to score"),
+                "model": Port(_MODEL, "the model to score", required=False),  # or `url`
                 "corpus": Port(("corpus",), "where held-out texts come from", required=False),
                 "against": Port(("evaluation",), "an evaluation to compare with, item by item", required=False),
             },

@@ -5,11 +5,12 @@ Tokens are split as lm-evaluation-harness splits them, so log-likelihoods are co
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 
 from foundling.core.errors import FoundlingError
 from foundling.evaluation.requests import (
     Answer,
+    Answerer,
     Generate,
     GenerateAnswer,
     Loglikelihood,
@@ -21,6 +22,7 @@ from foundling.evaluation.requests import (
 )
 from foundling.inference.engine import Engine
 from foundling.inference.parameters import SamplingParams
+from foundling.inference.requests import Completion
 from foundling.inference.requests import Request as EngineRequest
 from foundling.tokenization.chat import render
 from foundling.tokenization.tokenizer import Tokenizer
@@ -28,7 +30,7 @@ from foundling.tokenization.tokenizer import Tokenizer
 Pair = tuple[list[int], list[int]]  # token ids of (context, continuation)
 
 
-class LocalAnswerer:
+class LocalAnswerer(Answerer):
     """Answers with an engine and its tokenizer.
 
     Args:
@@ -56,30 +58,40 @@ class LocalAnswerer:
         self.engine.weights_changed()
 
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
-        """One answer per request, in order. Each kind goes to the engine in one call, which batches it."""
-        answers: dict[int, Answer] = {}
+        """One answer per request, in order."""
+        found = dict(self.answer_each(requests))
+        return [found[index] for index in range(len(requests))]
+
+    def answer_each(self, requests: Sequence[Request], known: Set[int] = frozenset()) -> Iterator[tuple[int, Answer]]:
+        """(index, answer) as they come. Each kind goes to the engine in one call, which batches it.
+
+        What is known still takes part in planning the passes that score, so that the rest comes out the same to the
+        last bit.
+        """
         pairs = [(i, r) for i, r in enumerate(requests) if isinstance(r, Loglikelihood)]
         texts = [(i, r) for i, r in enumerate(requests) if isinstance(r, Rolling)]
-        prompts = [(i, r) for i, r in enumerate(requests) if isinstance(r, Generate)]
-        answers |= zip([i for i, _ in pairs], self._loglikelihoods([r for _, r in pairs]), strict=True)
-        answers |= zip([i for i, _ in texts], self._rolling([r for _, r in texts]), strict=True)
-        answers |= zip([i for i, _ in prompts], self._generate([r for _, r in prompts]), strict=True)
-        return [answers[i] for i in range(len(requests))]
+        prompts = [(i, r) for i, r in enumerate(requests) if isinstance(r, Generate) and i not in known]
+        yield from self._loglikelihoods(pairs, known)
+        yield from self._rolling(texts, known)
+        yield from self._generate(prompts)
 
     # --- log-likelihoods ------------------------------------------------------------------------------------------
 
-    def _loglikelihoods(self, requests: Sequence[Loglikelihood]) -> list[LoglikelihoodAnswer]:
-        if not requests:
-            return []
-        plain = [(r.context, r.continuation) for r in requests if isinstance(r.context, str)]
+    def _loglikelihoods(
+        self, requests: Sequence[tuple[int, Loglikelihood]], known: Set[int]
+    ) -> Iterator[tuple[int, Answer]]:
+        wanted = frozenset(at for at, (index, _) in enumerate(requests) if index not in known)
+        if not wanted:
+            return
+        plain = [(r.context, r.continuation) for _, r in requests if isinstance(r.context, str)]
         encoded = iter(self.encode_pairs(plain))
-        pairs = [next(encoded) if isinstance(r.context, str) else self._chat_pair(r) for r in requests]
+        pairs = [next(encoded) if isinstance(r.context, str) else self._chat_pair(r) for _, r in requests]
         fitted = [self._fit(pair) for pair in pairs]
-        scores = self.engine.score(fitted)
-        return [
-            LoglikelihoodAnswer(s.logprob, s.is_greedy, len(after), truncated=len(fit[0]) < len(before))
-            for s, (before, after), fit in zip(scores, pairs, fitted, strict=True)
-        ]
+        for at, score in self.engine.score_each(fitted, wanted):
+            before, after = pairs[at]
+            kept = fitted[at][0]
+            truncated = len(kept) < len(before)
+            yield requests[at][0], LoglikelihoodAnswer(score.logprob, score.is_greedy, len(after), truncated, len(kept))
 
     def encode_pairs(self, texts: Sequence[tuple[str, str]]) -> list[Pair]:
         """Token ids of (context, continuation) pairs by lm-eval's rule (`lm_eval.api.model.TemplateLM`).
@@ -88,10 +100,12 @@ class LocalAnswerer:
         after as many as the context alone has. An empty context becomes the beginning-of-text token.
         """
         moved = [_move_spaces(context, continuation) for context, continuation in texts]
-        contexts = self.tokenizer.encode_batch([context for context, _ in moved])
+        unique = list(dict.fromkeys(context for context, _ in moved))
+        contexts = dict(zip(unique, self.tokenizer.encode_batch(unique), strict=True))
         joined = self.tokenizer.encode_batch([context + continuation for context, continuation in moved])
         pairs = []
-        for (context, continuation), before, whole in zip(texts, contexts, joined, strict=True):
+        for (context, continuation), (kept, _), whole in zip(texts, moved, joined, strict=True):
+            before = contexts[kept]
             if not continuation:
                 raise FoundlingError("a continuation to score is empty", f"its context ends with {context[-60:]!r}")
             if context:
@@ -123,19 +137,19 @@ class LocalAnswerer:
 
     # --- rolling --------------------------------------------------------------------------------------------------
 
-    def _rolling(self, requests: Sequence[Rolling]) -> list[RollingAnswer]:
-        if not requests:
-            return []
+    def _rolling(self, requests: Sequence[tuple[int, Rolling]], known: Set[int]) -> Iterator[tuple[int, Answer]]:
         owners, pairs = [], []
-        all_ids = self.tokenizer.encode_batch([request.text for request in requests])
-        for index, ids in enumerate(all_ids):
+        all_ids = self.tokenizer.encode_batch([request.text for _, request in requests])
+        for at, ids in enumerate(all_ids):
             for pair in self.windows(ids):
-                owners.append(index)
+                owners.append(at)
                 pairs.append(pair)
-        totals = [0.0] * len(requests)
-        for index, score in zip(owners, self.engine.score(pairs), strict=True):
-            totals[index] += score.logprob
-        return [RollingAnswer(total, len(ids)) for total, ids in zip(totals, all_ids, strict=True)]
+        wanted = frozenset(n for n, at in enumerate(owners) if requests[at][0] not in known)
+        scores = dict(self.engine.score_each(pairs, wanted)) if wanted else {}
+        for at, (index, _) in enumerate(requests):
+            if index not in known:
+                total = sum(scores[n].logprob for n, owner in enumerate(owners) if owner == at)
+                yield index, RollingAnswer(float(total), len(all_ids[at]))
 
     def windows(self, ids: list[int]) -> Iterator[Pair]:
         """Cut a document into (context, continuation) pairs that together score each of its tokens once."""
@@ -150,26 +164,24 @@ class LocalAnswerer:
 
     # --- generation -----------------------------------------------------------------------------------------------
 
-    def _generate(self, requests: Sequence[Generate]) -> list[GenerateAnswer]:
-        if not requests:
-            return []
-        prompts = [self._prompt_ids(request) for request in requests]
-        rooms = [self._room(request) for request in requests]
-        completions = iter(
-            self.engine.generate(
-                [
-                    EngineRequest(ids[-room:], _sampling(request, stop_ids))
-                    for request, (ids, stop_ids), room in zip(requests, prompts, rooms, strict=True)
-                ]
-            )
-        )
-        answers = []
-        for request, (ids, _), room in zip(requests, prompts, rooms, strict=True):
-            mine = [next(completions) for _ in range(request.n)]
-            texts, reasons = tuple(c.text for c in mine), tuple(c.finish_reason for c in mine)
-            tokens = sum(len(c.tokens) for c in mine)
-            answers.append(GenerateAnswer(texts, reasons, min(len(ids), room), tokens, truncated=len(ids) > room))
-        return answers
+    def _generate(self, requests: Sequence[tuple[int, Generate]]) -> Iterator[tuple[int, Answer]]:
+        prompts = {index: self._prompt_ids(request) for index, request in requests}
+        rooms = {index: self._room(request) for index, request in requests}
+        done: dict[int, dict[int, Completion]] = {index: {} for index, _ in requests}
+        for index, request in requests:
+            ids, stop_ids = prompts[index]
+            self.engine.add(EngineRequest(ids[-rooms[index] :], _sampling(request, stop_ids), id=index))
+        counts = {index: request.n for index, request in requests}
+        while counts:
+            for event in self.engine.step():
+                if event.completion is None:
+                    continue
+                index = event.request_id
+                done[index][event.index] = event.completion
+                if len(done[index]) == counts[index]:
+                    del counts[index]
+                    mine = [done[index][n] for n in range(len(done[index]))]
+                    yield index, _generated(mine, len(prompts[index][0]), rooms[index])
 
     def _room(self, request: Generate) -> int:
         """Tokens left for the prompt; a longer one loses its beginning, which the answer says."""
@@ -189,6 +201,12 @@ class LocalAnswerer:
 def _move_spaces(context: str, continuation: str) -> tuple[str, str]:
     kept = context.rstrip()
     return kept, context[len(kept) :] + continuation
+
+
+def _generated(completions: Sequence[Completion], prompt_tokens: int, room: int) -> GenerateAnswer:
+    texts, reasons = tuple(c.text for c in completions), tuple(c.finish_reason for c in completions)
+    written = sum(len(c.tokens) for c in completions)
+    return GenerateAnswer(texts, reasons, min(prompt_tokens, room), written, truncated=prompt_tokens > room)
 
 
 def _sampling(request: Generate, stop_ids: tuple[int, ...]) -> SamplingParams:

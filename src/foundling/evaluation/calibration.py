@@ -103,6 +103,15 @@ def calibration_summary(confidence: Sequence[float], correct: Sequence[float]) -
 
 
 def confidences(outcomes: Sequence[Outcome]) -> tuple[list[float], list[float]]:
-    """(confidence, correct) of the outcomes of a multiple-choice task."""
-    rows = [(o.sample["confidence"], o.metrics["acc"]) for o in outcomes if "confidence" in o.sample]
-    return [float(sure) for sure, _ in rows], [float(acc) for _, acc in rows if isinstance(acc, (int, float))]
+    """(confidence, correct) of the outcomes that have them: choices, and answers that were sampled several times."""
+    rows = [(o.sample["confidence"], o.sample["correct"]) for o in outcomes if "confidence" in o.sample]
+    return [float(sure) for sure, _ in rows], [float(right) for _, right in rows]
+
+
+def seed_variance(outcomes: Sequence[Outcome]) -> dict[str, Any] | None:
+    """The score that each sample's seed alone would have given, and their standard deviation; None without samples."""
+    each = [outcome.sample["each"] for outcome in outcomes if "each" in outcome.sample]
+    if not each:
+        return None
+    scores = np.asarray(each, dtype=np.float64).mean(axis=0)
+    return {"scores": [float(s) for s in scores], "deviation": float(scores.std(ddof=1)) if scores.size > 1 else None}

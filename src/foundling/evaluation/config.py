@@ -52,12 +52,39 @@ class MemorisationConfig(Config):
     suffix: int = option(100, "characters that must follow", gt=0)
 
 
-class ProgramsConfig(Config):
-    """How programs are asked for and run (HumanEval, MBPP)."""
+class CanariesConfig(Config):
+    """Planted secrets: see `foundling.evaluation.tasks.canaries`."""
 
-    samples: int = option(0, "sampled programs per problem for pass@k; 0: the greedy one only", ge=0)
-    temperature: float = option(0.8, "of the sampled programs", gt=0.0)
-    k: tuple[int, ...] = option((1, 10), "which pass@k and pass^k to estimate; those above `samples` are left out")
+    count: int = option(50, "canaries that were planted, and as many that were not", gt=0)
+    alternatives: int = option(127, "other secrets that each is ranked among", gt=0)
+    seed: int = option(0, "that they were written with")
+
+
+class PersonalDataConfig(Config):
+    """Addresses and numbers of the training text, asked for by what comes before them."""
+
+    items: int = option(100, "most places asked for", gt=0)
+    prefix: int = option(200, "characters given", gt=0)
+    max_tokens: int = option(32, "tokens generated", gt=0)
+    read_bytes: int = option(50_000_000, "training text searched", gt=0)
+
+
+class SamplesConfig(Config):
+    """Several answers to the same question: pass@k, pass^k, agreement, spread between seeds."""
+
+    count: int = option(0, "answers sampled beside the greedy one, of tasks with generated answers", ge=0)
+    temperature: float = option(0.8, "of the samples", gt=0.0)
+    k: tuple[int, ...] = option((1, 10), "which pass@k and pass^k to estimate; those above `count` are left out")
+
+    @property
+    def ks(self) -> list[int]:
+        """The k that this many samples can tell of."""
+        return [k for k in self.k if k <= self.count]
+
+
+class ProgramsConfig(Config):
+    """How programs are run (HumanEval, MBPP)."""
+
     cpu_s: int = option(5, "CPU seconds that one program may use", gt=0)
 
 
@@ -73,12 +100,33 @@ class EvaluateConfig(Config):
     shots: int | None = option(None, "worked examples of task files; null: what each file says", ge=0)
     seed: int = option(0, "seeds sampling and resampling")
     limit: int | None = option(None, "use only the first items of each task", gt=0)
-    perturb: bool = option(False, "ask multiple-choice tasks again with changed case, spacing, spelling and order")
+    url: str | None = option(
+        None, "an OpenAI-compatible URL to ask instead of a model; URL#NAME chooses one of several models there"
+    )
+    state: str | None = option(
+        None, "your own word for the state of the model behind `url`: another word asks everything again"
+    )
+    dtype: Literal["float32", "bfloat16"] = option("float32", "precision in which the model is run")
+    perturb: bool = option(
+        False, "ask choices and generated answers again: case, spaces, typos, other words, order of options and shots"
+    )
+    jailbreak: bool = option(False, "ask refusal tasks again in ways that are known to get round refusals")
+    styles: bool = option(False, "ask for short answers, for admitting not to know, and for a source, and compare")
+    snowball: bool = option(False, "force wrong answers to multiple-choice tasks and ask whether they are right")
     contamination: bool = option(False, "look for the items in the corpus's training text, and score both parts")
-    block: int = option(64, "items asked and saved together: a broken-off run repeats at most one block", gt=0)
+    block: int = option(64, "items asked together; every answer is kept as it comes", gt=0)
+    price_per_hour: float | None = option(
+        None, "of this machine, for the cost of each task", ge=0, affects_result=False
+    )
+    price_per_million: tuple[float, float] | None = option(
+        None, "of tokens read and of tokens written, for the cost of each task", affects_result=False
+    )
     bits_per_byte: BitsPerByteConfig = option(BitsPerByteConfig(), "options of the task `bits-per-byte`")
     syntax: SyntaxConfig = option(SyntaxConfig(), "options of the task `syntax`")
+    canaries: CanariesConfig = option(CanariesConfig(), "options of the task `canaries`")
+    personal_data: PersonalDataConfig = option(PersonalDataConfig(), "options of the task `personal-data`")
     memorisation: MemorisationConfig = option(MemorisationConfig(), "options of the task `memorisation`")
+    samples: SamplesConfig = option(SamplesConfig(), "several answers to the same question")
     programs: ProgramsConfig = option(ProgramsConfig(), "options of tasks that run programs")
     expressions: ExpressionsConfig = option(ExpressionsConfig(), "options of the task `expressions`")
 

@@ -21,6 +21,7 @@ from foundling.core.errors import FoundlingError
 from foundling.evaluation.answering import LocalAnswerer
 from foundling.evaluation.requests import (
     Answer,
+    Answerer,
     Generate,
     GenerateAnswer,
     Loglikelihood,
@@ -70,14 +71,11 @@ class FoundlingLM(LM):
         return rendered.text
 
 
-class HarnessAnswerer:
-    """Answers our requests with any `lm_eval` model."""
+class HarnessAnswerer(Answerer):
+    """Answers our requests with any `lm_eval` model. They keep no cache between calls."""
 
     def __init__(self, lm: LM) -> None:
         self.lm = lm
-
-    def new_block(self) -> None:
-        """Their models keep no cache between calls."""
 
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
         """One answer per request, in order. Token counts are not known here and are 0."""

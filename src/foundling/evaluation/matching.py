@@ -8,8 +8,11 @@ from collections import Counter
 from collections.abc import Sequence
 from decimal import Decimal, DecimalException
 
+from foundling.evaluation.support import supported_share
 from foundling.evaluation.task_file import Extract
 from foundling.evaluation.text_metrics import NAMES, sentence_score
+
+YES_OR_NO = ("exact", "numeric", "contains")  # matches that are 0 or 1
 
 
 def extract(rule: Extract, text: str) -> str | None:
@@ -28,6 +31,8 @@ def matches(rule: Extract, answer: str, accepted: Sequence[str]) -> float:
     """How well an extracted answer fits the best of the accepted ones, 0 to 1."""
     if rule.match in NAMES:
         return sentence_score(rule.match, answer, accepted)
+    if rule.match == "supported":
+        return supported_share(answer, accepted)
     cleaned = _clean(rule, answer)
     return max(_one(rule, cleaned, _clean(rule, truth)) for truth in accepted)
 

@@ -11,9 +11,12 @@ run on our models and ours on its.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import asdict, dataclass
+from typing import Any
 
 Messages = tuple[tuple[str, str], ...]  # (role, content) of each message, put through the chat template
 
@@ -61,6 +64,7 @@ class LoglikelihoodAnswer:
     is_greedy: bool
     tokens: int
     truncated: bool = False
+    prompt_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -88,13 +92,43 @@ class GenerateAnswer:
 Answer = LoglikelihoodAnswer | RollingAnswer | GenerateAnswer
 
 
-class Answerer(Protocol):
+class Answerer(ABC):
     """Whatever can answer requests: a local model, a server, another harness's model."""
 
+    @abstractmethod
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
         """One answer per request, in order."""
-        ...
 
-    def new_block(self) -> None:
+    def answer_each(self, requests: Sequence[Request], known: Set[int] = frozenset()) -> Iterator[tuple[int, Answer]]:
+        """(index, answer) of the requests that are not known, as they come (here: all at the end)."""
+        rest = [index for index in range(len(requests)) if index not in known]
+        yield from zip(rest, self.answer([requests[index] for index in rest]), strict=True)
+
+    def new_block(self) -> None:  # noqa: B027 - most have nothing to forget
         """Forget caches, so that a block's answers do not depend on what was asked before it."""
-        ...
+
+
+def read_and_written(answer: Answer) -> tuple[int, int]:
+    """Tokens of the prompt as it was sent, and tokens generated: what an answer costs."""
+    if isinstance(answer, GenerateAnswer):
+        return answer.prompt_tokens, answer.tokens
+    return (answer.prompt_tokens if isinstance(answer, LoglikelihoodAnswer) else 0) + answer.tokens, 0
+
+
+def request_key(request: Request) -> str:
+    """A name for what is asked: equal requests have equal ones."""
+    text = json.dumps([type(request).__name__, asdict(request)], ensure_ascii=False)
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+def answer_row(answer: Answer) -> dict[str, Any]:
+    """An answer as JSON data; `answer_of` reads it back."""
+    return {"kind": type(answer).__name__, **asdict(answer)}
+
+
+def answer_of(row: dict[str, Any]) -> Answer:
+    """The answer that `answer_row` wrote."""
+    kinds = {kind.__name__: kind for kind in (LoglikelihoodAnswer, RollingAnswer, GenerateAnswer)}
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
+    made: Answer = kinds[fields.pop("kind")](**fields)
+    return made

@@ -45,6 +45,10 @@ def summarise(evaluable: Evaluable, outcomes: Sequence[Outcome], seed: int) -> d
         "items": len(outcomes),
         "metrics": metrics,
         "slices": _slices(task, outcomes, seed),
+        "tokens": {
+            "read": sum(outcome.tokens[0] for outcome in outcomes),
+            "written": sum(outcome.tokens[1] for outcome in outcomes),
+        },
         "flags": dict(sorted(Counter(flag for outcome in outcomes for flag in outcome.flags).items())),
     }
 
@@ -73,14 +77,16 @@ def _plain(metric: Metric, interval: Interval) -> dict[str, Any]:
 def outcome_line(task: str, outcome: Outcome) -> str:
     """One line of samples.jsonl."""
     row = {"task": task, "id": outcome.id, "slice": outcome.slice, "metrics": outcome.metrics}
-    return json.dumps({**row, "flags": list(outcome.flags), "sample": outcome.sample}, ensure_ascii=False) + "\n"
+    rest = {"flags": list(outcome.flags), "tokens": list(outcome.tokens), "sample": outcome.sample}
+    return json.dumps({**row, **rest}, ensure_ascii=False) + "\n"
 
 
 def parse_outcome(line: str) -> tuple[str, Outcome]:
     """(task, outcome) from a line of samples.jsonl."""
     row = json.loads(line)
     metrics = {name: tuple(value) if isinstance(value, list) else value for name, value in row["metrics"].items()}
-    return row["task"], Outcome(row["id"], metrics, row["sample"], row["slice"], tuple(row["flags"]))
+    read, written = row.get("tokens", (0, 0))  # absent before tokens were counted
+    return row["task"], Outcome(row["id"], metrics, row["sample"], row["slice"], tuple(row["flags"]), (read, written))
 
 
 def read_results(evaluation: Artifact) -> dict[str, Any]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from foundling.evaluation.requests import Answer, Request
 
 Kind = Literal["share", "mean", "ratio"]
+Value = float | tuple[float, float]  # a number, or numerator and denominator of a ratio
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,11 @@ class Outcome:
     """
 
     id: str
-    metrics: dict[str, float | tuple[float, float]]
+    metrics: dict[str, Value]
     sample: dict[str, Any]
     slice: str = ""
     flags: tuple[str, ...] = ()
+    tokens: tuple[int, int] = (0, 0)  # read and written, over all its requests
 
 
 @dataclass(frozen=True)
@@ -87,4 +89,13 @@ class Evaluable(Protocol):
 
     def references(self, items: Sequence[Item]) -> dict[str, list[Reference]]:
         """Reference values per metric, on these items (at least one)."""
+        ...
+
+
+@runtime_checkable
+class InTurns(Evaluable, Protocol):
+    """A task that asks again, knowing what was answered: a conversation."""
+
+    def next_requests(self, item: Item, answers: Sequence[Answer]) -> Sequence[Request]:
+        """What to ask next, a pure function of the answers so far; nothing ends the item."""
         ...

@@ -15,6 +15,8 @@ and `id` are Jinja expressions. A field that a row does not have is an error tha
 from __future__ import annotations
 
 import hashlib
+import importlib
+import inspect
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +36,7 @@ _NEEDS = {
     "program": ("program",),
     "instructions": ("instructions", "arguments"),
     "refusal": ("harmful",),
+    "conversation": ("turns",),
 }
 BUILT_IN = Path(__file__).parent / "tasks" / "files"
 
@@ -60,8 +63,8 @@ class Extract(Config):
 
     pattern: str | None = option(None, "regular expression; null: the whole text")
     take: Literal["first", "last"] = option("first", "which match")
-    match: Literal["exact", "numeric", "f1", "contains", "bleu", "chrf", "rouge-l"] = option(
-        "exact", "how it is compared with the truth"
+    match: Literal["exact", "numeric", "f1", "contains", "bleu", "chrf", "rouge-l", "supported"] = option(
+        "exact", "how it is compared with the truth; supported: share of its sentences found in the accepted texts"
     )
     ignore: tuple[str, ...] = option((), "regular expressions removed from both before comparing")
     ignore_case: bool = option(False, "compare in lower case")
@@ -74,10 +77,12 @@ class TaskFile(Config):
     version: int = option(help="raised when a change makes scores incomparable", ge=1)
     about: str = option("", "one line: what it measures, its paper and licence")
     data: Data = option(help="the rows")
-    kind: Literal["choices", "continuation", "generate", "text", "program", "instructions", "refusal"] = option(
+    kind: Literal[
+        "choices", "continuation", "generate", "text", "program", "instructions", "refusal", "conversation"
+    ] = option(
         help="choices: which continuation is likeliest; continuation: how likely is one, and is it greedy; "
         "generate: text that is matched with the truth; text: bits per byte of whole texts; program: code that is run; "
-        "instructions: verifiable ones (IFEval); refusal: is the request declined"
+        "instructions: verifiable ones (IFEval); refusal: is the request declined; conversation: for judges"
     )
     preamble: str = option("", "template put once before everything")
     prompt: str = option("", "template of the question")
@@ -87,6 +92,10 @@ class TaskFile(Config):
     answer: str | None = option(
         None, "expression: index of the right choice, or a list of indices; for `generate`: accepted answers"
     )
+    answerable: str | None = option(
+        None, "of `generate`: expression, whether the question has an answer; if not, saying so is right"
+    )
+    paraphrase: str | None = option(None, "template of the question in other words, for `perturb`")
     delimiter: str = option(" ", "between a prompt and its answer")
     separator: str = option("\n\n", "between worked examples")
     shots: Shots = option(Shots(), "worked examples")
@@ -97,6 +106,7 @@ class TaskFile(Config):
     program: str | None = option(None, "of `program`: template over the row and `reply`; passes if it runs to its end")
     instructions: str | None = option(None, "of `instructions`: expression for the list of their names")
     arguments: str | None = option(None, "of `instructions`: expression for the list of their arguments")
+    turns: str | None = option(None, "of `conversation`: expression for the list of the user's turns")
     harmful: str | None = option(None, "of `refusal`: expression, whether the request should be declined")
     higher_is_better: bool = option(True, "false where `acc` counts what a model should not do")
     stop: tuple[str, ...] = option((), "strings that end a generated answer")
@@ -143,7 +153,7 @@ def built_in_tasks() -> list[str]:
 
 
 def outside(config: EvaluateConfig) -> dict[str, str]:
-    """Content hashes of the task files and data that a config names: they are part of the evaluation's key."""
+    """Content hashes of the task files, data and classes that a config names: they are part of the evaluation's key."""
     hashes = {}
     for name in config.tasks:
         if name in built_in_tasks() or name.endswith((".yaml", ".yml")):
@@ -151,7 +161,23 @@ def outside(config: EvaluateConfig) -> dict[str, str]:
             sources = [spec.data, *([spec.shots.data] if spec.shots.data else [])]
             hashes[name] = hashlib.sha256(canonical_json(spec.model_dump(mode="json")).encode()).hexdigest()
             hashes |= {f"{name}:{data.file}": sha256_file(data_path(data, folder)) for data in sources}
+        elif ":" in name:
+            hashes[name] = sha256_file(Path(inspect.getfile(task_class(name))))
     return hashes
+
+
+def task_class(reference: str) -> Any:
+    """The class that "package.module:Class" names, on Python's path.
+
+    Raises:
+        FoundlingError: it cannot be imported.
+    """
+    module, _, name = reference.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        fix = "Give module:Class, with the module on PYTHONPATH"
+        raise FoundlingError(f"the task class {reference!r} cannot be imported", str(error), fix) from None
 
 
 def data_path(data: Data, folder: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import polars
@@ -20,6 +21,7 @@ from foundling.evaluation.compare import compare
 from foundling.evaluation.config import EvaluateConfig
 from foundling.evaluation.report import write_report
 from foundling.evaluation.requests import (
+    Answer,
     Generate,
     GenerateAnswer,
     Loglikelihood,
@@ -105,26 +107,36 @@ def test_stage_writes_scores_with_intervals(model_directory: Path, corpus: Artif
     assert draft.metrics["bits-per-byte.bits_per_byte"]["value"] == bits["value"]
 
 
+@pytest.mark.parametrize("fatal", [5, 11])
 def test_killed_stage_gives_the_same_bytes(
-    model_directory: Path, corpus: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model_directory: Path, corpus: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fatal: int
 ) -> None:
     """Guards against a resumed evaluation that differs from an undisturbed one (caches, seeds, torn lines)."""
     whole = run(model_directory, corpus, tmp_path / "whole")
-    answer, calls = LocalAnswerer.answer, []
+    answer_each, calls = LocalAnswerer.answer_each, []
 
-    def dying(self: LocalAnswerer, requests: list) -> list:
-        calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return answer(self, requests)
+    def dying(self: LocalAnswerer, requests: list, known: frozenset[int]) -> Iterator[tuple[int, Answer]]:
+        for found in answer_each(self, requests, known):
+            calls.append(1)
+            if len(calls) == fatal:
+                raise KeyboardInterrupt
+            yield found
 
-    monkeypatch.setattr(LocalAnswerer, "answer", dying)
+    monkeypatch.setattr(LocalAnswerer, "answer_each", dying)
     with pytest.raises(KeyboardInterrupt):
         run(model_directory, corpus, tmp_path / "killed")
     monkeypatch.undo()
+    asked = []
+    monkeypatch.setattr(
+        LocalAnswerer,
+        "answer_each",
+        lambda self, requests, known: asked.append(len(requests) - len(known)) or answer_each(self, requests, known),
+    )
     resumed = run(model_directory, corpus, tmp_path / "killed")
     for name in ("results.json", "samples.jsonl"):
         assert (resumed.path / name).read_bytes() == (whole.path / name).read_bytes()
+    total = sum(json.loads(line)["task"] != "" for line in (whole.path / "samples.jsonl").read_text().splitlines())
+    assert sum(asked) == total - (fatal - 1)  # what had been answered, one request an item, was not asked again
 
 
 def test_a_small_budget_still_scores_something(model_directory: Path, corpus: Artifact, tmp_path: Path) -> None:

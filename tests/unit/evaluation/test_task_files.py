@@ -12,7 +12,7 @@ import pytest
 
 from foundling.core.config import parse
 from foundling.core.errors import FoundlingError
-from foundling.evaluation.config import EvaluateConfig, ProgramsConfig
+from foundling.evaluation.config import EvaluateConfig, SamplesConfig
 from foundling.evaluation.matching import extract, matches, number, token_f1
 from foundling.evaluation.requests import Answer, Generate, GenerateAnswer, Loglikelihood, LoglikelihoodAnswer
 from foundling.evaluation.task_file import Extract, built_in_tasks, outside, read_task_file
@@ -197,9 +197,9 @@ def test_programs_pass_with_the_reference_solution() -> None:
     except FoundlingError as error:
         pytest.skip(str(error))
     spec, folder = read_task_file("humaneval")
-    task = Programs(spec, folder, ProgramsConfig(samples=2, k=(1, 2)))
+    task = Programs(spec, folder, samples=SamplesConfig(count=2, k=(1, 2)))
     items = task.items()[:12]
-    right = [item.data.row.fields["canonical_solution"] for item in items]
+    right = [item.data[0].row.fields["canonical_solution"] for item in items]
     answers: list[list[Answer]] = [
         [GenerateAnswer((text,), ("stop",), 1, 1), GenerateAnswer((text, "    return None\n"), ("stop",) * 2, 1, 1)]
         for text in right

@@ -139,7 +139,9 @@ class Choices:
             "right": list(options.right),
             "logprobs": [round(float(x), 6) for x in conditional],
             "picked": int(np.argmax(conditional)),
+            "pick": options.texts[int(np.argmax(conditional))],
             "confidence": float(probabilities.max()),
+            "correct": values["acc"],
         }
         flags = tuple(["truncated"] if any(getattr(a, "truncated", False) for a in answers) else [])
         return Outcome(item.id, {name: values[name] for name in self.spec.metrics}, sample, item.slice, flags)

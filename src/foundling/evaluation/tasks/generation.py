@@ -5,89 +5,112 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 
 from foundling.core.errors import FoundlingError
-from foundling.evaluation.matching import extract, matches
-from foundling.evaluation.prompting import questions
-from foundling.evaluation.requests import Answer, Generate, GenerateAnswer, Request
+from foundling.evaluation.abstention import abstains
+from foundling.evaluation.matching import YES_OR_NO, extract, matches
 from foundling.evaluation.rows import Row
-from foundling.evaluation.task import Item, Metric, Outcome, Reference, Task
-from foundling.evaluation.task_file import TaskFile
+from foundling.evaluation.statistics import pass_all_k, pass_at_k
+from foundling.evaluation.support import supported_share
+from foundling.evaluation.task import Item, Metric, Reference, Task, Value
+from foundling.evaluation.tasks.answered import Answered, Graded
 from foundling.evaluation.templates import evaluate, render
-
-_YES_OR_NO = ("exact", "numeric", "contains")
 
 
 @dataclass(frozen=True)
-class Generation:
-    """A task file of kind `generate`."""
+class Truth:
+    """The accepted answers; `answerable` False: none is right but to say that one does not know; None: not asked."""
 
-    spec: TaskFile
-    folder: Path
-    chat: bool = False
+    accepted: list[str]
+    answerable: bool | None = None
+
+
+@dataclass(frozen=True)
+class Generation(Answered):
+    """A task file of kind `generate`.
+
+    Beside the rules: "valid", every rule with a pattern found an answer (where there are patterns). Where the file
+    says what can be answered: "invented", an answer to a question that has none, and "abstained", none to one that has.
+    With samples: "pass@k" and "pass^k" of the first rule, "agreement", how often two answers to the same input read
+    the same, "majority", whether the most common answer is right, and "self-consistency", the share of the greedy
+    answer's sentences that the samples support (SelfCheckGPT's idea, Manakul et al. 2023, arXiv:2303.08896).
+    """
 
     @property
     def task(self) -> Task:
-        """Name, metrics (one per extraction rule), settings."""
-        metrics = tuple(
-            Metric(name, "share" if rule.match in _YES_OR_NO else "mean") for name, rule in self.spec.extract.items()
-        )
-        settings = {"kind": "generate", "chat": self.chat, "shots": self.spec.shots.count, "data": self.spec.data.file}
-        decoding = {"max_tokens": self.spec.max_tokens, "stop": list(self.spec.stop), "temperature": 0.0}
-        return Task(self.spec.name, self.spec.version, metrics, {**settings, **decoding})
+        """Name, metrics, settings."""
+        rules = self.spec.extract
+        metrics = [Metric(name, "share" if rule.match in YES_OR_NO else "mean") for name, rule in rules.items()]
+        metrics += [Metric("valid")] if any(rule.pattern for rule in rules.values()) else []
+        if self.spec.answerable is not None:
+            metrics += [Metric(name, higher_is_better=False) for name in ("invented", "abstained")]
+        if self.samples.count:
+            metrics += [Metric(f"pass{sign}{k}", "mean") for k in self.samples.ks for sign in "@^"]
+            metrics += [Metric("majority"), Metric("agreement", "mean"), Metric("self-consistency", "mean")]
+        return Task(self.spec.name, self.spec.version, tuple(metrics), self.settings())
 
-    @cached_property
-    def _items(self) -> list[Item]:
-        asked = questions(self.spec, self.folder, self._shown)
-        return [Item(item.id, (question, self._accepted(question.row)), item.slice) for item, question in asked]
+    def truth(self, row: Row) -> Truth:
+        """The accepted answers, and whether there is one at all."""
+        assert self.spec.answer is not None
+        answerable = None if self.spec.answerable is None else bool(evaluate(self.spec.answerable, row))
+        if answerable is False:
+            return Truth([], answerable)
+        found = evaluate(self.spec.answer, row)
+        accepted = [str(one) for one in (found if isinstance(found, (list, tuple)) else [found])]
+        if not accepted or not all(text.strip() for text in accepted):
+            raise FoundlingError(f"{row.where}: the accepted answers are {accepted!r}", "none may be empty")
+        return Truth(accepted, answerable)
 
-    def items(self) -> Sequence[Item]:
-        """One per row; data is the question and the accepted answers."""
-        return self._items
+    def shown(self, row: Row) -> str:
+        """The target, or the first accepted answer."""
+        return render(self.spec.target, row) if self.spec.target else self.truth(row).accepted[0]
 
-    def requests(self, item: Item) -> Sequence[Request]:
-        """One greedy answer."""
-        question, _ = item.data
-        prompt = question.messages() if self.chat else question.text(self.spec)
-        return [Generate(prompt, self.spec.max_tokens, self.spec.stop)]
-
-    def grade(self, items: Sequence[Item], answers: Sequence[Sequence[Answer]]) -> list[Outcome]:
+    def graded(self, truth: Truth, text: str) -> Graded:
         """Each rule's extraction and verdict; an answer that a rule cannot find counts as wrong and is flagged."""
-        outcomes = []
-        for item, (answer,) in zip(items, answers, strict=True):
-            assert isinstance(answer, GenerateAnswer)
-            question, accepted = item.data
-            found = {name: extract(rule, answer.texts[0]) for name, rule in self.spec.extract.items()}
-            metrics = {
-                name: matches(self.spec.extract[name], text, accepted) if text is not None else 0.0
-                for name, text in found.items()
-            }
-            flags = [f"{name}: no answer found" for name, text in found.items() if text is None]
-            flags += ["truncated"] if answer.truncated else []
-            flags += ["cut off"] if answer.finish_reasons[0] == "length" else []
-            sample = {"question": question.prompt, "answer": answer.texts[0], "read": found, "accepted": accepted[:5]}
-            outcomes.append(Outcome(item.id, dict(metrics), sample, item.slice, tuple(flags)))
-        return outcomes
+        rules, metrics = self.spec.extract, dict[str, Value]()
+        found = {name: extract(rule, text) for name, rule in rules.items()}
+        declined = self.spec.answerable is not None and abstains(text)
+        if truth.answerable is False:
+            metrics["invented"] = float(not declined)
+        else:
+            for name, answer in found.items():
+                metrics[name] = matches(rules[name], answer, truth.accepted) if answer is not None else 0.0
+            if truth.answerable:
+                metrics["abstained"] = float(declined)
+        missing = tuple(f"{name}: no answer found" for name, answer in found.items() if answer is None)
+        if any(rule.pattern for rule in rules.values()):
+            metrics["valid"] = float(not missing)
+        first = next(iter(found.values()))
+        sample = {"read": found, "accepted": truth.accepted[:5], "pick": None if first is None else first.strip()}
+        return Graded(metrics, sample, missing)
+
+    def repeated(self, truth: Truth, greedy: Graded, texts: Sequence[str]) -> dict[str, Value]:
+        """What several answers to the same question say of the model, by the first rule."""
+        rule = next(iter(self.spec.extract))
+        each = [self.graded(truth, text) for text in texts]
+        picks = [graded.sample["pick"] for graded in each]
+        counts, n = Counter(picks), len(picks)
+        metrics: dict[str, Value] = {"self-consistency": supported_share(str(greedy.sample["pick"] or ""), texts)}
+        if n > 1:
+            metrics["agreement"] = sum(c * (c - 1) for c in counts.values()) / (n * (n - 1))
+        if truth.answerable is False:
+            return metrics
+        right = [value == 1.0 for graded in each if isinstance(value := graded.metrics[rule], float)]
+        metrics["majority"] = float(right[picks.index(counts.most_common(1)[0][0])])
+        for k in self.samples.ks:
+            metrics |= {f"pass@{k}": pass_at_k(n, sum(right), k), f"pass^{k}": pass_all_k(n, sum(right), k)}
+        greedy.sample["each"] = [float(one) for one in right]
+        greedy.sample.update(confidence=counts[greedy.sample["pick"]] / n, correct=greedy.metrics[rule])
+        return metrics
 
     def references(self, items: Sequence[Item]) -> dict[str, list[Reference]]:
         """What always giving the most common answer scores."""
-        answers = [item.data[1] for item in items]
+        answers = [item.data[1].accepted for item in items if item.data[1].accepted]
+        if not answers:
+            return {}
         common = Counter(accepted[0] for accepted in answers).most_common(1)[0][0]
         beside = {}
         for name, rule in self.spec.extract.items():
             share = sum(matches(rule, common, accepted) for accepted in answers) / len(answers)
             beside[name] = [Reference("most common answer", share)]
         return beside
-
-    def _accepted(self, row: Row) -> list[str]:
-        assert self.spec.answer is not None
-        found = evaluate(self.spec.answer, row)
-        accepted = [str(one) for one in (found if isinstance(found, (list, tuple)) else [found])]
-        if not accepted or not all(text.strip() for text in accepted):
-            raise FoundlingError(f"{row.where}: the accepted answers are {accepted!r}", "none may be empty")
-        return accepted
-
-    def _shown(self, row: Row) -> str:
-        return render(self.spec.target, row) if self.spec.target else self._accepted(row)[0]

@@ -9,7 +9,7 @@ from foundling.core.errors import FoundlingError, nearest
 from foundling.evaluation.config import EvaluateConfig
 from foundling.evaluation.documents import Documents
 from foundling.evaluation.task import Evaluable
-from foundling.evaluation.task_file import built_in_tasks, read_task_file
+from foundling.evaluation.task_file import built_in_tasks, read_task_file, task_class
 
 
 def make_tasks(config: EvaluateConfig, corpus: Artifact | None) -> list[Evaluable]:
@@ -19,9 +19,7 @@ def make_tasks(config: EvaluateConfig, corpus: Artifact | None) -> list[Evaluabl
         FoundlingError: no task of that name, or the same one twice.
     """
     documents = Documents(corpus)
-    made = [
-        _BUILT_IN[name](config, documents) if name in _BUILT_IN else _from_file(config, name) for name in config.tasks
-    ]
+    made = _asked_again(config, [_named(config, documents, name) for name in config.tasks])
     names = [task.task.name for task in made]
     doubled = next((name for name in names if names.count(name) > 1), None)
     if doubled is not None:
@@ -34,13 +32,22 @@ def task_names() -> list[str]:
     return sorted([*_BUILT_IN, *built_in_tasks()])
 
 
+def _named(config: EvaluateConfig, documents: Documents, name: str) -> Evaluable:
+    if name in _BUILT_IN:
+        return _BUILT_IN[name](config, documents)
+    if name in built_in_tasks() or name.endswith((".yaml", ".yml")):
+        return _from_file(config, name)
+    if ":" in name:
+        made: Evaluable = task_class(name)(config)
+        return made
+    names = task_names()
+    raise FoundlingError(f"no task is called {name!r}", nearest(name, names) or ", ".join(names))
+
+
 def _from_file(config: EvaluateConfig, name: str) -> Evaluable:
-    if name not in built_in_tasks() and not name.endswith((".yaml", ".yml")):
-        names = task_names()
-        raise FoundlingError(f"no task is called {name!r}", nearest(name, names) or ", ".join(names))
-    from foundling.evaluation.perturbed import Perturbed
     from foundling.evaluation.tasks.choices import Choices
     from foundling.evaluation.tasks.continuation import Continuation, Texts
+    from foundling.evaluation.tasks.conversation import Conversation
     from foundling.evaluation.tasks.generation import Generation
     from foundling.evaluation.tasks.instruction_following import InstructionFollowing
     from foundling.evaluation.tasks.programs import Programs
@@ -49,20 +56,59 @@ def _from_file(config: EvaluateConfig, name: str) -> Evaluable:
     spec, folder = read_task_file(name)
     if config.shots is not None:
         spec = spec.model_copy(update={"shots": spec.shots.model_copy(update={"count": config.shots})})
-    if spec.kind == "text":
-        return Texts(spec, folder)
-    if spec.kind == "program":
-        return Programs(spec, folder, config.programs, config.seed, config.chat)
-    if spec.kind == "instructions":
-        return InstructionFollowing(spec, folder, config.chat)
-    if spec.kind == "refusal":
-        return Refusal(spec, folder, config.chat)
-    if spec.kind == "choices":
-        choices = Choices(spec, folder, config.chat)
-        return Perturbed(choices, config.seed) if config.perturb else choices
-    if spec.kind == "continuation":
-        return Continuation(spec, folder, config.chat)
-    return Generation(spec, folder, config.chat)
+    sampled = (spec, folder, config.chat, config.samples, config.seed)
+    match spec.kind:
+        case "text":
+            return Texts(spec, folder)
+        case "program":
+            return Programs(*sampled, config.programs)
+        case "instructions":
+            return InstructionFollowing(spec, folder, config.chat)
+        case "refusal":
+            return Refusal(spec, folder, config.chat)
+        case "choices":
+            return Choices(spec, folder, config.chat)
+        case "continuation":
+            return Continuation(spec, folder, config.chat)
+        case "conversation":
+            return Conversation(spec, folder, config.chat)
+        case "generate":
+            return Generation(*sampled)
+
+
+def _asked_again(config: EvaluateConfig, tasks: list[Evaluable]) -> list[Evaluable]:
+    """Tasks in the changed forms that the config asks for, in place of their plain ones.
+
+    Raises:
+        FoundlingError: a form that fits none of the tasks.
+    """
+    from foundling.evaluation.jailbreaks import jailbroken
+    from foundling.evaluation.perturbations import perturbed
+    from foundling.evaluation.styles import styled
+    from foundling.evaluation.tasks.choices import Choices
+    from foundling.evaluation.tasks.generation import Generation
+    from foundling.evaluation.tasks.refusal import Refusal
+    from foundling.evaluation.tasks.snowball import Snowball
+
+    found: list[Evaluable] = []
+    asked = {"perturb": config.perturb, "jailbreak": config.jailbreak, "styles": config.styles}
+    unused = {name for name, value in {**asked, "snowball": config.snowball}.items() if value}
+    for task in tasks:
+        forms: dict[str, Evaluable] = {}
+        if config.perturb and isinstance(task, (Choices, Generation)):
+            forms["perturb"] = perturbed(task, config.seed)
+        if config.jailbreak and isinstance(task, Refusal):
+            forms["jailbreak"] = jailbroken(task, config.seed)
+        if config.styles and isinstance(task, Generation):
+            forms["styles"] = styled(task, config.seed)
+        if config.snowball and isinstance(task, Choices) and task.spec.contexts is None:
+            forms["snowball"] = Snowball(task, config.seed)
+        unused -= forms.keys()
+        found += list(forms.values()) or [task]
+    if unused:
+        names = ", ".join(task.task.name for task in tasks)
+        raise FoundlingError(f"--{min(unused)} fits none of the tasks", f"they are {names}")
+    return found
 
 
 def _bits_per_byte(config: EvaluateConfig, documents: Documents) -> Evaluable:
@@ -83,6 +129,18 @@ def _memorisation(config: EvaluateConfig, documents: Documents) -> Evaluable:
     return Memorisation(config.memorisation, documents, config.seed)
 
 
+def _personal_data(config: EvaluateConfig, documents: Documents) -> Evaluable:
+    from foundling.evaluation.tasks.personal_data import PersonalData
+
+    return PersonalData(config.personal_data, documents, config.seed)
+
+
+def _canaries(config: EvaluateConfig, documents: Documents) -> Evaluable:
+    from foundling.evaluation.tasks.canaries import Canaries
+
+    return Canaries(config.canaries)
+
+
 def _expressions(config: EvaluateConfig, documents: Documents) -> Evaluable:
     from foundling.evaluation.tasks.answering_expressions import AnsweringExpressions
 
@@ -94,4 +152,6 @@ _BUILT_IN: dict[str, Callable[[EvaluateConfig, Documents], Evaluable]] = {
     "syntax": _syntax,
     "expressions": _expressions,
     "memorisation": _memorisation,
+    "personal-data": _personal_data,
+    "canaries": _canaries,
 }
