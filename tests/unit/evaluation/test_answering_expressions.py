@@ -8,21 +8,18 @@ from pathlib import Path
 import pytest
 
 from foundling.evaluation.config import ExpressionsConfig
-from foundling.evaluation.requests import Answer, Generate, GenerateAnswer, Request
+from foundling.evaluation.requests import Answer, Answerer, Generate, GenerateAnswer, Request
 from foundling.evaluation.running import run_task
 from foundling.evaluation.scores import summarise
 from foundling.evaluation.tasks.answering_expressions import AnsweringExpressions
 
 
-class Oracle:
+class Oracle(Answerer):
     """Answers with the reference, or with what `spoil` makes of it."""
 
     def __init__(self, task: AnsweringExpressions, good_samples: int, chatter: str = "") -> None:
         self.references = {item.data.instruction: item.data.reference for item in task.items()}
         self.good_samples, self.chatter = good_samples, chatter
-
-    def new_block(self) -> None:
-        pass
 
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
         return [self._one(request) for request in requests]

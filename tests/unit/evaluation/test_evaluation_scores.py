@@ -12,7 +12,7 @@ import pytest
 
 from foundling.core.errors import FoundlingError
 from foundling.evaluation.compare import compare_outcomes
-from foundling.evaluation.requests import Answer, Generate, GenerateAnswer, Request
+from foundling.evaluation.requests import Answer, Answerer, Generate, GenerateAnswer, Request
 from foundling.evaluation.running import run_task
 from foundling.evaluation.scores import outcome_line, parse_outcome, summarise
 from foundling.evaluation.task import Item, Metric, Outcome, Reference, Task
@@ -52,14 +52,11 @@ class Parrot:
 
 
 @dataclass
-class Echo:
+class Echo(Answerer):
     """Answers with the prompt, wrong for the last digit 3; dies after `die_after` calls."""
 
     die_after: int | None = None
     calls: list[int] = field(default_factory=list)
-
-    def new_block(self) -> None:
-        pass
 
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
         self.calls.append(len(requests))

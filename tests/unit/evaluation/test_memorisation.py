@@ -10,20 +10,17 @@ import polars
 from foundling.core.artifacts import Artifact
 from foundling.evaluation.config import MemorisationConfig
 from foundling.evaluation.documents import Documents
-from foundling.evaluation.requests import Answer, Generate, GenerateAnswer, Request
+from foundling.evaluation.requests import Answer, Answerer, Generate, GenerateAnswer, Request
 from foundling.evaluation.running import run_task
 from foundling.evaluation.scores import summarise
 from foundling.evaluation.tasks.memorisation import Memorisation
 
 
-class Parrot:
+class Parrot(Answerer):
     """Continues what stands in `known`, and says nothing else."""
 
     def __init__(self, known: str) -> None:
         self.known = known
-
-    def new_block(self) -> None:
-        pass
 
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
         return [self._one(request) for request in requests]
