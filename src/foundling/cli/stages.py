@@ -41,13 +41,20 @@ def stage_command(verb: str) -> Callable[..., None]:
     parameters += list(fields.values())
     if "corpus" in _reachable(stage) and "data" not in fields and verb not in MODEL_FIRST:
         parameters.append(_flag("data", list[str], "text files (.txt, .md, .py, .jsonl, .parquet) to start from"))
-    for port, wanted in stage.ports.items():
-        if not (verb in MODEL_FIRST and port == "model"):
-            parameters.append(_flag(port, str, f"{wanted.help}: a path, life/stage or key"))
-    parameters.append(_flag("name", str, f"the name to keep the result under (default: {verb})"))
-    parameters.append(_flag("store", str, "where artifacts are kept (default: ./runs, or FOUNDLING_STORE)"))
-    parameters.append(_flag("json", bool, "print one JSON document instead of text"))
-    return with_parameters(command, parameters)
+    return with_parameters(command, parameters + port_and_output_flags(verb))
+
+
+def port_and_output_flags(verb: str) -> list[inspect.Parameter]:
+    """Flags for a stage's inputs (but the model that comes first), and for where and how its result is shown."""
+    ports = [
+        (port, wanted) for port, wanted in STAGES[verb].ports.items() if verb not in MODEL_FIRST or port != "model"
+    ]
+    return [
+        *(_flag(port, str, f"{wanted.help}: a path, life/stage or key") for port, wanted in ports),
+        _flag("name", str, f"the name to keep the result under (default: {verb})"),
+        _flag("store", str, "where artifacts are kept (default: ./runs, or FOUNDLING_STORE)"),
+        _flag("json", bool, "print one JSON document instead of text"),
+    ]
 
 
 def run_standalone(
@@ -58,11 +65,13 @@ def run_standalone(
     name: str | None = None,
     store: str | None = None,
     json: bool | None = None,
+    quiet: bool = False,
     **ports: str | None,
-) -> None:
-    """Run one stage, and before it those that make its inputs from `data`."""
+) -> Artifact:
+    """Run one stage, and before it those that make its inputs from `data`. Shows the result, unless `quiet`."""
     home = Store(store)
-    progress.set_quiet(bool(json))
+    if not quiet:
+        progress.set_quiet(bool(json))
     stages: dict[str, Any] = {}
     _add_stage(stages, stage, config, {k: v for k, v in ports.items() if v}, data, home)
     recipe = choose_sizes(check_recipe({"name": name or stage.verb, "stages": stages}, stage.verb), home, {})[0]
@@ -73,7 +82,9 @@ def run_standalone(
         announce(node, artifact, reused)
 
     run_life(recipe, home, open_life(recipe, home), done)
-    _show(results[-1], bool(json))
+    if not quiet:
+        _show(results[-1], bool(json))
+    return results[-1]
 
 
 def _add_stage(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json as json_module
-from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -13,7 +11,6 @@ from cyclopts import Parameter
 from foundling.cli.flags import config_data, flag_parameters, with_parameters
 from foundling.core.artifacts import Store
 from foundling.core.config import parse
-from foundling.core.errors import FoundlingError
 from foundling.core.lives import artifact_of
 from foundling.serving.config import ServeConfig
 from foundling.studies.adapt_config import AdaptConfig
@@ -104,35 +101,6 @@ def _serve(model: str | None = None, store: str | None = None, **flags: Any) -> 
         artifact = artifact_of(home, spec, "adapter")
         loaded[config.name].engine.load_adapter(name, artifact.path if artifact else spec)
     serve_model(loaded.pop(config.name), config, loaded)
-
-
-def compare(first: str, second: str, *, html: Path | None = None, store: StorePath = None, json: bool = False) -> None:
-    """Compare two evaluations, item by item: better, worse or cannot tell.
-
-    Args:
-        first: an evaluation: a path, life/stage or key.
-        second: another evaluation of the same items.
-        html: also write a page about both: scores, slices, win rates, examples.
-    """
-    from foundling.evaluation.compare import compare as compare_evaluations
-
-    home = Store(store)
-    found = []
-    for spec in (first, second):
-        artifact = artifact_of(home, spec, "evaluation")
-        if artifact is None:
-            raise FoundlingError(f"there is no evaluation {spec!r}", f"the store is {str(home.root)!r}")
-        found.append(artifact)
-    rows = compare_evaluations(*found)
-    if html is not None:
-        from foundling.evaluation.report import write_report
-
-        write_report(dict(zip((first, second), found, strict=True)), html)
-    if json:
-        print(json_module.dumps([asdict(row) for row in rows]))
-        return
-    for row in rows:
-        print(row)
 
 
 def _adapt(base: str | None = None, store: str | None = None, json: bool | None = None, **flags: Any) -> None:

@@ -1,4 +1,4 @@
-"""A model as judge of two answers: asked twice with the order swapped, so that position cannot win."""
+"""A model as judge: of two answers, in both orders so that position cannot win; or of one answer, by a grade."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ QUESTION = (
     "Request:\n{prompt}\n\nAnswer A:\n{first}\n\nAnswer B:\n{second}\n\n"
     'Reply with one letter: "A", "B", or "T" for a tie.'
 )
+GRADE = (
+    "An assistant answered a request. How good is its answer: correct, helpful, relevant, deep enough?\n\n"
+    "Request:\n{prompt}\n\nAnswer:\n{answer}\n\n"
+    'Reply with one number from 1 (useless) to 10 (could not be better), as in "7".'
+)
 _VERDICT = re.compile(r"\b([ABT])\b|\b(tie)\b", re.IGNORECASE)
+_NUMBER = re.compile(r"(?<![\d.])(10|[1-9])(?![\d.]*\d)")
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,13 @@ class Pair:
     model_b: str
     answer_b: str
 
+    def judged(self, winner: str) -> Judgement:
+        """The judgement "a", "b" or a tie."""
+        lengths = len(self.answer_a), len(self.answer_b)
+        if winner == "a":
+            return Judgement(self.model_a, self.model_b, "a", *lengths)
+        return Judgement(self.model_a, self.model_b, "b" if winner == "b" else "tie", *lengths)
+
 
 @dataclass(frozen=True)
 class Verdicts:
@@ -34,8 +47,8 @@ class Verdicts:
     `unreadable`: the judge said neither A, B nor tie in at least one order; also a tie."""
 
     judgements: list[Judgement]
-    inconsistent: int
-    unreadable: int
+    inconsistent: int = 0
+    unreadable: int = 0
 
 
 def judge(pairs: Sequence[Pair], answerer: Answerer, max_tokens: int = 8) -> Verdicts:
@@ -43,9 +56,7 @@ def judge(pairs: Sequence[Pair], answerer: Answerer, max_tokens: int = 8) -> Ver
     requests = []
     for pair in pairs:
         for first, second in ((pair.answer_a, pair.answer_b), (pair.answer_b, pair.answer_a)):
-            text = QUESTION.format(prompt=pair.prompt, first=first, second=second)
-            messages: Messages = (("user", text),)
-            requests.append(Generate(messages, max_tokens))
+            requests.append(_asked(QUESTION.format(prompt=pair.prompt, first=first, second=second), max_tokens))
     answers = answerer.answer(requests)
     judgements, inconsistent, unreadable = [], 0, 0
     for index, pair in enumerate(pairs):
@@ -53,20 +64,28 @@ def judge(pairs: Sequence[Pair], answerer: Answerer, max_tokens: int = 8) -> Ver
         turned = {"A": "B", "B": "A"}.get(swapped, swapped)
         unreadable += not straight or not swapped
         inconsistent += bool(straight and swapped and straight != turned)
-        winner = {"A": "a", "B": "b"}.get(straight, "tie") if straight == turned else "tie"
-        judgements.append(_judgement(pair, winner))
+        judgements.append(pair.judged({"A": "a", "B": "b"}.get(straight, "tie") if straight == turned else "tie"))
     return Verdicts(judgements, inconsistent, unreadable)
 
 
-def _judgement(pair: Pair, winner: str) -> Judgement:
-    lengths = len(pair.answer_a), len(pair.answer_b)
-    if winner == "a":
-        return Judgement(pair.model_a, pair.model_b, "a", *lengths)
-    return Judgement(pair.model_a, pair.model_b, "b" if winner == "b" else "tie", *lengths)
+def grade(exchanges: Sequence[tuple[str, str]], answerer: Answerer, max_tokens: int = 8) -> list[int | None]:
+    """The judge's grade, 1 to 10, of each (prompt, answer) (MT-Bench, arXiv:2306.05685); None where it gave none."""
+    asked = [_asked(GRADE.format(prompt=prompt, answer=answer), max_tokens) for prompt, answer in exchanges]
+    found = [_NUMBER.search(_text(answer)) for answer in answerer.answer(asked)]
+    return [int(match.group(1)) if match else None for match in found]
+
+
+def _asked(text: str, max_tokens: int) -> Generate:
+    messages: Messages = (("user", text),)
+    return Generate(messages, max_tokens)
+
+
+def _text(answer: object) -> str:
+    assert isinstance(answer, GenerateAnswer)
+    return answer.texts[0]
 
 
 def _letter(answer: object) -> str:
     """ "A", "B", "T", or "" if the judge said none of them."""
-    assert isinstance(answer, GenerateAnswer)
-    found = _VERDICT.search(answer.texts[0])
+    found = _VERDICT.search(_text(answer))
     return (found.group(1) or "T").upper() if found else ""

@@ -16,7 +16,7 @@ from foundling.evaluation.requests import (
     Request,
     Rolling,
 )
-from foundling.inference.remote import RemoteModel
+from foundling.inference.remote import RemoteCompletion, RemoteModel
 
 
 class RemoteAnswerer(Answerer):
@@ -70,7 +70,8 @@ class RemoteAnswerer(Answerer):
         if done[0].failed:
             raise FoundlingError("a prompt is too long for the model behind the URL", done[0].message)
         texts, reasons = tuple(c.text for c in done), tuple(c.finish_reason for c in done)
-        return GenerateAnswer(texts, reasons, done[0].prompt_tokens, sum(len(c.tokens) for c in done))
+        assert isinstance(done[0], RemoteCompletion)
+        return GenerateAnswer(texts, reasons, done[0].prompt_tokens, done[0].completion_tokens)
 
 
 def _refuse_unspeakable(request: Request) -> None:

@@ -11,13 +11,19 @@ from typing import Any
 
 from foundling.core.artifacts import Artifact
 from foundling.core.errors import FoundlingError
-from foundling.core.report import Page, code, details, figure, new_figure, table
+from foundling.core.report import Page, figure, new_figure, table
 from foundling.evaluation.compare import Comparison, compare_outcomes
+from foundling.evaluation.report_costs import cost_table, scaling_table
+from foundling.evaluation.report_samples import write_samples
 from foundling.evaluation.scores import read_outcomes, read_results
 from foundling.evaluation.task import Outcome
 
-SAMPLES_SHOWN = 20
 WORST_SLICES = 8
+BUDGET_NOTE = (
+    "What can be left to the model: the share of questions that it answers when it abstains below a confidence, and "
+    "how many of those answers are wrong. Nine right answers in ten deploy nothing if one wrong answer in a hundred is "
+    "too many."
+)
 
 
 @dataclass(frozen=True)
@@ -27,18 +33,24 @@ class Evaluated:
     name: str
     results: dict[str, Any]
     outcomes: dict[str, dict[str, Outcome]]
-    seconds: dict[str, float]
+    costs: dict[str, dict[str, float]]  # task -> seconds, and money where prices were given
+    memory: int  # peak resident bytes; 0: not known
 
     @classmethod
     def read(cls, name: str, evaluation: Artifact) -> Evaluated:
         """Read an evaluation artifact."""
         timings = json.loads(evaluation.file("timings.json").read_text(encoding="utf-8"))
-        seconds = {task: float(found["seconds"]) for task, found in timings.items()}
-        return cls(name, read_results(evaluation), read_outcomes(evaluation), seconds)
+        memory = int(evaluation.run.get("peak_memory_bytes", 0))
+        return cls(name, read_results(evaluation), read_outcomes(evaluation), timings, memory)
+
+    @property
+    def seconds(self) -> float:
+        """Time of all tasks."""
+        return sum(spent["seconds"] for spent in self.costs.values())
 
 
 def write_report(evaluations: Mapping[str, Artifact], path: Path) -> None:
-    """One self-contained HTML file about evaluations of one or more models, by name.
+    """An HTML page about evaluations of one or more models, by name; every answer in a folder of pages beside it.
 
     Raises:
         FoundlingError: no evaluation is given.
@@ -55,11 +67,26 @@ def write_report(evaluations: Mapping[str, Artifact], path: Path) -> None:
         )
         page.section("Every comparison", _comparison_table(comparisons))
         page.section("Quality against cost", _pareto(models))
+    scaling = scaling_table(models)
+    if scaling is not None:
+        page.section(
+            "Scaling", scaling, note="Scores against size: a negative slope means that larger models do worse."
+        )
     page.section("Worst slices", _worst_slices(models))
     calibrated = [m for m in models if any("calibration" in t for t in m.results["tasks"].values())]
     if calibrated:
         page.section("Calibration", _calibration(calibrated), note="How often a model is right when it is this sure.")
-    page.section("Samples", *_samples(models), note=f"The first {SAMPLES_SHOWN} items of each task.")
+        page.section("Error budget", _error_budget(calibrated), note=BUDGET_NOTE)
+    contaminated = _contamination(models)
+    if contaminated is not None:
+        page.section(
+            "Contamination", contaminated, note="Scores on items found in the model's own corpus, and on others."
+        )
+    page.section("Counted", _flags(models), note="What was cut off, truncated or could not be read.")
+    page.section("Cost", cost_table(models))
+    folder = path.with_name(f"{path.stem}-samples")
+    tasks = {task: {m.name: m.outcomes[task] for m in models if task in m.outcomes} for task in _tasks(models)}
+    page.section("Every answer", *(write_samples(task, found, folder) for task, found in tasks.items()))
     page.write(path)
 
 
@@ -126,7 +153,7 @@ def _comparison_table(pairs: Pairs) -> str:
 
 def _pareto(models: Sequence[Evaluated]) -> str:
     """Mean of the shares (higher is better) against seconds; the models on the frontier are marked."""
-    points = [(m.name, sum(m.seconds.values()), _quality(m)) for m in models]
+    points = [(m.name, m.seconds, _quality(m)) for m in models]
     fig, axes = new_figure()
     for name, cost, quality in points:
         best = not any(c <= cost and q >= quality and (c, q) != (cost, quality) for _, c, q in points)
@@ -181,13 +208,38 @@ def _calibration(models: Sequence[Evaluated]) -> str:
     return figure(fig, "Reliability diagram: above the line is too modest, below it too sure.")
 
 
-def _samples(models: Sequence[Evaluated]) -> list[str]:
-    blocks: list[str] = []
+def _error_budget(models: Sequence[Evaluated]) -> str:
+    rows = []
     for model in models:
-        for task, outcomes in model.outcomes.items():
-            shown = []
-            for outcome in list(outcomes.values())[:SAMPLES_SHOWN]:
-                body = {"metrics": outcome.metrics, "flags": list(outcome.flags), **outcome.sample}
-                shown.append(code(f"{outcome.id}\n" + json.dumps(body, indent=1, ensure_ascii=False)))
-            blocks.append(details(f"{model.name}: {task} ({len(outcomes)} items)", *shown))
-    return blocks
+        for task, summary in model.results["tasks"].items():
+            if "calibration" not in summary:
+                continue
+            for row in summary["calibration"]["answering_above"]:
+                errors = "" if row["errors"] is None else f"{row['errors']:.1%}"
+                rows.append([model.name, task, f"sure at {row['threshold']:.2f}", f"{row['coverage']:.1%}", errors])
+            for budget, coverage in summary["calibration"]["coverage_at_error_budget"].items():
+                rows.append([model.name, task, f"at most {float(budget):.0%} errors", f"{coverage:.1%}", ""])
+    return table(["model", "task", "answering where", "answers", "of them wrong"], rows)
+
+
+def _contamination(models: Sequence[Evaluated]) -> str | None:
+    rows = []
+    for model in models:
+        for task, summary in model.results["tasks"].items():
+            found = summary.get("contamination")
+            for metric in (found or {}).get("clean", {}):
+                sides = [found[side].get(metric) for side in ("clean", "dirty")]
+                cells = [f"{_interval(side)} (n={side['n']})" if side else "none" for side in sides]
+                rows.append([model.name, task, metric, found["dirty_items"], *cells])
+    columns = ["model", "task", "metric", "items found in the corpus", "clean", "found"]
+    return table(columns, rows) if rows else None
+
+
+def _flags(models: Sequence[Evaluated]) -> str:
+    rows = [
+        [model.name, task, flag, count, f"{count / max(1, summary['items']):.1%}"]
+        for model in models
+        for task, summary in model.results["tasks"].items()
+        for flag, count in summary["flags"].items()
+    ]
+    return table(["model", "task", "what", "items", "share"], rows) if rows else "Nothing."

@@ -57,10 +57,12 @@ class RemoteCompletion(Completion):
     Args:
         pieces: texts of its tokens, where log-probabilities were asked for.
         top_pieces: per token the most probable alternatives: text -> log p.
+        completion_tokens: tokens of all n continuations of its request, as the endpoint counts them.
     """
 
     pieces: list[str] = field(default_factory=list)
     top_pieces: list[dict[str, float]] | None = None
+    completion_tokens: int = 0
 
 
 @dataclass
@@ -278,11 +280,13 @@ def _completions(request: RemoteRequest, reply: Mapping[str, Any]) -> list[Compl
     choices = sorted(reply.get("choices", ()), key=lambda choice: choice["index"])
     if len(choices) != request.params.n:
         raise EndpointError(f"the endpoint gave {len(choices)} answers, not n = {request.params.n}")
-    prompt_tokens = (reply.get("usage") or {}).get("prompt_tokens") or 0
+    used = reply.get("usage") or {}
+    prompt_tokens, completion_tokens = used.get("prompt_tokens") or 0, used.get("completion_tokens") or 0
     found: list[Completion] = []
     for index, choice in enumerate(choices):
         text = choice["message"].get("content") if request.is_chat else choice["text"]
         done = RemoteCompletion(text or "", [], [], choice["finish_reason"], request.id, index, prompt_tokens)
+        done.completion_tokens = completion_tokens
         told = choice.get("logprobs") or {}
         if request.is_chat:
             tokens = told.get("content") or ()

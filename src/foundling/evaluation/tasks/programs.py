@@ -69,7 +69,13 @@ class Programs(Answered):
         for k in self.samples.ks:
             metrics |= {f"pass@{k}": pass_at_k(n, correct, k), f"pass^{k}": pass_all_k(n, correct, k)}
         greedy = results[0]
-        sample = {"question": item.data[0].prompt, "answer": texts[0], "reason": greedy.reason, "message": greedy.message, "correct": correct}
+        sample = {
+            "question": item.data[0].prompt,
+            "answer": texts[0],
+            "reason": greedy.reason,
+            "message": greedy.message,
+            "correct": correct,
+        }
         return Outcome(item.id, metrics, sample, item.slice, (greedy.reason,) if greedy.reason else ())
 
 
