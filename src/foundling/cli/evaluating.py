@@ -39,7 +39,7 @@ def _evaluate(models: tuple[str, ...] = (), html: Path | None = None, json: bool
     name = flags.pop("name", None) or "evaluate"
     for model in models or (config["url"],):
         asked = {**config, "url": model} if is_url(model) else config
-        ports = {} if is_url(model) else {"model": model}
+        ports: dict[str, Any] = {} if is_url(model) else {"model": model}
         own_name = name if len(models) < 2 else f"{name}-{_slug(model)}"
         progress.set_quiet(bool(json))
         found[model] = run_standalone(stage, asked, name=own_name, quiet=True, **ports, **flags)

@@ -78,9 +78,11 @@ def _refuse_unspeakable(request: Request) -> None:
     if isinstance(request, Rolling):
         why = "windows over them are cut by token, and a URL does not give its tokens"
         raise FoundlingError("whole texts cannot be scored behind a URL", why, "load the model itself for this task")
-    if isinstance(request, Loglikelihood) and not isinstance(request.context, str):
+    if not isinstance(request, Loglikelihood):
+        return
+    if not isinstance(request.context, str):
         why = "OpenAI's interface gives no log-probabilities of a given answer to messages"
         raise FoundlingError("choices after chat messages cannot be scored behind a URL", why, "leave out --chat")
-    if isinstance(request, Loglikelihood) and not request.context.strip():
+    if not request.context.strip():
         why = "the endpoint gives no log-probability of a prompt's first token"
         raise FoundlingError("a continuation of nothing cannot be scored behind a URL", why)

@@ -128,7 +128,7 @@ def answer_row(answer: Answer) -> dict[str, Any]:
 
 def answer_of(row: dict[str, Any]) -> Answer:
     """The answer that `answer_row` wrote."""
-    kinds = {kind.__name__: kind for kind in (LoglikelihoodAnswer, RollingAnswer, GenerateAnswer)}
-    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
+    kinds: dict[str, Any] = {kind.__name__: kind for kind in (LoglikelihoodAnswer, RollingAnswer, GenerateAnswer)}
+    fields: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in row.items()}
     made: Answer = kinds[fields.pop("kind")](**fields)
     return made

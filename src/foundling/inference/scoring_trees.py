@@ -21,6 +21,7 @@ from torch import Tensor
 from foundling.inference.requests import Score
 from foundling.inference.runner import Runner, inference_of
 from foundling.models.context import CacheView, Context, Tree
+from foundling.models.kernels.packed import packed
 from foundling.models.layers.paged import PagedKV, PagedLatent
 from foundling.models.quantized import QuantizedLinear
 
@@ -156,6 +157,8 @@ class TreeScorer:
 
     def __init__(self, runner: Runner) -> None:
         self.runner, self.tokens, self.passes = runner, 0, 0
+        own_dtype = next(runner.module.parameters()).dtype == runner.dtype
+        self._packed = packed(runner.module) if own_dtype else None
 
     def score(self, groups: Sequence[Group], wanted: frozenset[int] | None = None) -> Iterator[tuple[int, Score]]:
         """(pair, score) of all pairs, pass by pass. Passes that hold no `wanted` pair are left out."""
@@ -174,7 +177,8 @@ class TreeScorer:
         ctx = Context.full(1, len(tokens), device)
         ctx.cache = _cache(torch.zeros(1, dtype=torch.int64, device=device))
         with inference_of(self.runner.module), self.runner.precision():
-            self.runner.module.hidden(torch.tensor([tokens], device=device), ctx, state)
+            whole = np.ones((1, len(tokens)), dtype=bool)
+            self._hidden(torch.tensor([tokens], device=device), ctx, state, whole)
         self.tokens += len(tokens)
         self.passes += 1
         return state
@@ -191,17 +195,28 @@ class TreeScorer:
             ctx.tree = _tree(rows, positions, start, device)
         if prefix:
             ctx.cache = _cache(torch.full((len(rows),), start, device=device))
-        places = [(at, output) for at, row in enumerate(rows) for output in row.outputs]
-        where, columns = torch.tensor(places, device=device).T
+        firsts = np.cumsum([0, *(len(row.tokens) for row in rows[:-1])])
+        outputs = [int(first) + output for first, row in zip(firsts, rows, strict=True) for output in row.outputs]
+        valid = np.arange(time) < np.array([len(row.tokens) for row in rows])[:, None]
         with inference_of(self.runner.module), self.runner.precision():
-            hidden = self.runner.module.hidden(torch.from_numpy(tokens).to(device), ctx, prefix or None)
-            logprobs, greedy = self._targets(hidden[where, columns], [t for row in rows for t in row.targets])
+            hidden = self._hidden(torch.from_numpy(tokens).to(device), ctx, prefix or None, valid)
+            targets = [target for row in rows for target in row.targets]
+            logprobs, greedy = self._targets(hidden[torch.tensor(outputs, device=device)], targets)
         self.tokens += sum(len(row.tokens) for row in rows)
         self.passes += 1
         owners = [owner for row in rows for owner in row.owners]
         for owner, mine in groupby(zip(owners, logprobs, greedy, strict=True), key=lambda found: found[0]):
             _, each, exact = zip(*mine, strict=True)
             yield owner, Score(float(sum(each)), list(each), all(exact))
+
+    def _hidden(
+        self, tokens: Tensor, ctx: Context, state: list[Beginning] | None, valid: npt.NDArray[np.bool_]
+    ) -> Tensor:
+        """(valid tokens, dim): the hidden states of rows of tokens, without those of padding."""
+        there = torch.from_numpy(valid).to(tokens.device)
+        if self._packed is not None:
+            return self._packed.hidden(tokens, ctx, state, there)
+        return self.runner.module.hidden(tokens, ctx, state)[there]
 
     def _targets(self, hidden: Tensor, targets: list[int]) -> tuple[list[float], list[bool]]:
         """log p of each target after hidden states (targets, dim), and whether it is the likeliest token."""

@@ -7,6 +7,7 @@ import random
 import pytest
 import torch
 
+from foundling.inference import scoring_trees
 from foundling.inference.engine import Engine
 from foundling.inference.scoring_trees import Row, plan
 from foundling.models.build import build
@@ -96,3 +97,24 @@ def test_some_of_the_pairs_score_to_the_last_bit_as_all_do(module: LanguageModel
     whole = dict(Engine(module, None).score_each(pairs))
     part = dict(Engine(module, None).score_each(pairs, frozenset({3, 11})))
     assert part == {3: whole[3], 11: whole[11]} and set(whole) == set(range(20))
+
+
+@pytest.mark.parametrize("qk_norm", [False, True])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.bfloat16, 0.1)])
+def test_packed_passes_equal_the_modules(
+    qk_norm: bool, dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards against native norms, rotations and activations that differ from the module's, and padding that counts."""
+    norm = NormConfig()
+    attention = AttentionConfig(
+        n_heads=4, n_kv_heads=2, head_dim=32, rope=RopeConfig(), qk_norm=norm if qk_norm else None, qkv_bias=not qk_norm
+    )
+    blocks = uniform_blocks(2, attention, MLPConfig(hidden=128))
+    config = ModelConfig(family="qwen3", vocab_size=272, dim=64, blocks=blocks, norm=norm)
+    engine = Engine(build(config, seed=1, zero_outputs=False).to(dtype), None)
+    if scoring_trees.TreeScorer(engine.runner)._packed is None:
+        pytest.skip("no compiler for the native kernels")
+    ours = engine.score(few_shot_pairs())
+    monkeypatch.setattr(scoring_trees, "packed", lambda module: None)
+    for mine, theirs in zip(ours, engine.score(few_shot_pairs()), strict=True):
+        assert mine.tokens_logprobs == pytest.approx(theirs.tokens_logprobs, abs=tolerance)

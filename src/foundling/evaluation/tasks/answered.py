@@ -92,7 +92,12 @@ class Answered(ABC):
 
     def settings(self) -> dict[str, Any]:
         """How the model is asked: part of the result."""
-        found = {"kind": self.spec.kind, "chat": self.chat, "shots": self.spec.shots.count, "data": self.spec.data.file}
+        found: dict[str, Any] = {
+            "kind": self.spec.kind,
+            "chat": self.chat,
+            "shots": self.spec.shots.count,
+            "data": self.spec.data.file,
+        }
         found |= {"max_tokens": self.spec.max_tokens, "stop": list(self.spec.stop)}
         return found | ({"samples": self.samples.model_dump(mode="json")} if self.samples.count else {})
 

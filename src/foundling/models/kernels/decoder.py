@@ -184,11 +184,11 @@ def linear(library: ctypes.CDLL, weight: Matrix, x: Tensor) -> Tensor:
 
 def native(module: LanguageModel) -> NativeDecoder | None:
     """The module's native decoder, or None where its architecture, weights or this machine do not allow one."""
-    if not module.config.llama_shaped or not all(map(_supported, module.config.blocks)):
+    if not module.config.llama_shaped or not all(map(block_supported, module.config.blocks)):
         return None
     if type(module.embedding) is not nn.Embedding:  # a learned prompt has ids that are no row of the matrix
         return None
-    if not _norm_supported(module.config.norm):
+    if not norm_supported(module.config.norm):
         return None
     library = compiled()
     if library is None or module.config.dim % PANEL:
@@ -211,16 +211,18 @@ def _linear_layers(module: LanguageModel) -> list[tuple[str, nn.Module]]:
     return layers
 
 
-def _supported(block: object) -> bool:
+def block_supported(block: object) -> bool:
+    """Whether the kernels know a block's parts."""
     mixer, ffn = getattr(block, "mixer", None), getattr(block, "ffn", None)
     if not isinstance(mixer, AttentionConfig) or not isinstance(ffn, MLPConfig):
         return False
-    if mixer.qk_norm is not None and not _norm_supported(mixer.qk_norm):
+    if mixer.qk_norm is not None and not norm_supported(mixer.qk_norm):
         return False
     return mixer.head_dim % (2 * PANEL) == 0 and ffn.gated and ffn.activation == "silu"
 
 
-def _norm_supported(norm: NormConfig) -> bool:
+def norm_supported(norm: NormConfig) -> bool:
+    """Whether the kernels know a norm."""
     return norm.kind == "rms" and not norm.bias
 
 
