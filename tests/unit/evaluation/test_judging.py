@@ -70,7 +70,7 @@ def test_a_url_is_evaluated_as_the_model_behind_it(server: Running, model_direct
     assert ours["tasks"]["say"]["tokens"] == theirs["tasks"]["say"]["tokens"]
     assert json.loads(far.file("timings.json").read_text())["say"]["money"] > 0
     for config, message in (
-        ({"tasks": tasks[:1], "url": server.url, "chat": True}, "leave out --chat"),
+        ({"tasks": tasks[:1], "url": server.url, "chat": True}, "[Ll]eave out --chat"),
         ({"tasks": tasks[:1]}, "either a model or a `url`"),
     ):
         with pytest.raises(FoundlingError, match=message):
@@ -93,7 +93,8 @@ class Prefers(Answerer):
         if "Answer A:" in text:
             verdict = "A" if "good" in text.split("Answer A:")[1].split("Answer B:")[0] else "B"
         else:
-            verdict = "10/10" if "good" in text else "a 3, I think" if "fair" in text else "none"
+            answer = text.split("Answer:\n")[1]
+            verdict = "10/10" if "good" in answer else "a 3, I think" if "fair" in answer else "none"
         return GenerateAnswer((verdict,), ("stop",), 1, 1)
 
 
@@ -181,7 +182,7 @@ def test_a_reward_model_judges(model_directory: Path, tmp_path: Path) -> None:
 
     config = load(model_directory).module.config
     labels = config.model_copy(update={"head": HeadConfig(kind="labels", n_labels=1), "tie_embeddings": False})
-    module = build(labels, seed=3)
+    module = build(labels, seed=3, zero_outputs=False)
     with torch.no_grad():
         assert module.output is not None
         module.output.weight.normal_()
