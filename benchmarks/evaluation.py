@@ -3,7 +3,7 @@
 Both score the same items with the same 135M weights (random: speed does not depend on their values) in one process,
 alternating; the log-likelihoods must agree. Needs FOUNDLING_DATA and the extra `lm-eval`.
 
-    python benchmarks/evaluation.py --mmlu 12 --hellaswag 24
+    python benchmarks/evaluation.py --rounds 2
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ def gpt2_tokenizer() -> Tokenizer:
 
 
 def requests_of(task_name: str, items: int) -> list[Request]:
-    """All requests of the first items of a task; of MMLU's subject whose prompts are of median length."""
+    """All requests of the first items of a task; of MMLU's, of the subject that the item of median length is of."""
     [task] = make_tasks(EvaluateConfig(tasks=(task_name,)), None)
     chosen = list(task.items())
     if task_name == "mmlu":
-        firsts = {item.slice: item for item in reversed(chosen)}
-        by_length = sorted(firsts, key=lambda subject: len(str(task.requests(firsts[subject])[0])))
-        chosen = [item for item in chosen if item.slice == by_length[len(by_length) // 2]]
+        by_length = sorted(chosen, key=lambda item: len(str(task.requests(item)[0])))
+        subject = by_length[len(by_length) // 2].slice
+        chosen = [item for item in chosen if item.slice == subject]
     found = [request for item in chosen[:items] for request in task.requests(item)]
     assert all(isinstance(request, Loglikelihood) for request in found)
     return found
@@ -78,7 +78,7 @@ def timed(answerer: Any, requests: Sequence[Request]) -> tuple[float, list[float
 def main() -> None:
     """Print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--mmlu", type=int, default=12, help="items")
+    parser.add_argument("--mmlu", type=int, default=100, help="items")
     parser.add_argument("--hellaswag", type=int, default=24, help="items")
     parser.add_argument("--dtype", default="float32,bfloat16")
     parser.add_argument("--rounds", type=int, default=ROUNDS)

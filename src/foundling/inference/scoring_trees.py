@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ from torch import Tensor
 from foundling.inference.requests import Score
 from foundling.inference.runner import Runner, inference_of
 from foundling.models.context import CacheView, Context, Tree
-from foundling.models.kernels.packed import packed
+from foundling.models.kernels.packed import PackedForward, packed
 from foundling.models.layers.paged import PagedKV, PagedLatent
 from foundling.models.quantized import QuantizedLinear
 
@@ -164,59 +164,47 @@ class TreeScorer:
         """(pair, score) of all pairs, pass by pass. Passes that hold no `wanted` pair are left out."""
         for group in groups:
             batches = [batch for batch in _batches(group.rows) if wanted is None or _has(batch, wanted)]
-            prefix = self._prefix(group.prefix) if group.prefix and batches else []
+            forward = self._forward_of(group)
+            if group.prefix and batches:
+                forward.read(torch.tensor([group.prefix], device=self.runner.device))
+                self.tokens += len(group.prefix)
+                self.passes += 1
             for batch in batches:
-                for index, score in self._pass(batch, len(group.prefix), prefix):
+                for index, score in self._pass(batch, forward):
                     if wanted is None or index in wanted:
                         yield index, score
 
-    def _prefix(self, tokens: tuple[int, ...]) -> list[Beginning]:
-        """The state of every layer after the prefix."""
-        state = [Beginning() for _ in self.runner.state]
-        device = self.runner.device
-        ctx = Context.full(1, len(tokens), device)
-        ctx.cache = _cache(torch.zeros(1, dtype=torch.int64, device=device))
-        with inference_of(self.runner.module), self.runner.precision():
-            whole = np.ones((1, len(tokens)), dtype=bool)
-            self._hidden(torch.tensor([tokens], device=device), ctx, state, whole)
-        self.tokens += len(tokens)
-        self.passes += 1
-        return state
+    def _forward_of(self, group: Group) -> _Forward:
+        longest = len(group.prefix) + max(len(row.tokens) for row in group.rows)
+        mixers = [block.mixer for block in self.runner.module.config.blocks]
+        windowed = any(mixer.window and mixer.window < longest for mixer in mixers if mixer.kind == "attention")
+        if self._packed is not None and not (windowed and group.prefix):
+            return _PackedBehind(self._packed)
+        return _ModuleBehind(self.runner)
 
-    def _pass(self, rows: list[Row], start: int, prefix: list[Beginning]) -> Iterator[tuple[int, Score]]:
+    def _pass(self, rows: list[Row], forward: _Forward) -> Iterator[tuple[int, Score]]:
         device, time = self.runner.device, max(len(row.tokens) for row in rows)
+        lengths = np.array([len(row.tokens) for row in rows])
+        valid = np.arange(time) < lengths[:, None]
         tokens = np.zeros((len(rows), time), dtype=np.int64)
         positions = np.zeros((len(rows), time), dtype=np.int64)
         for at, row in enumerate(rows):
-            tokens[at, : len(row.tokens)] = row.tokens
-            positions[at, : len(row.tokens)] = start + row.positions()
-        ctx = Context(torch.from_numpy(positions).to(device))
-        if prefix or any(row.branches for row in rows):
-            ctx.tree = _tree(rows, positions, start, device)
-        if prefix:
-            ctx.cache = _cache(torch.full((len(rows),), start, device=device))
-        firsts = np.cumsum([0, *(len(row.tokens) for row in rows[:-1])])
+            tokens[at, : lengths[at]] = row.tokens
+            positions[at, : lengths[at]] = forward.start + row.positions()
+        tree = _tree(rows, time, device) if forward.start or any(row.branches for row in rows) else None
+        firsts = np.cumsum(lengths) - lengths
         outputs = [int(first) + output for first, row in zip(firsts, rows, strict=True) for output in row.outputs]
-        valid = np.arange(time) < np.array([len(row.tokens) for row in rows])[:, None]
         with inference_of(self.runner.module), self.runner.precision():
-            hidden = self._hidden(torch.from_numpy(tokens).to(device), ctx, prefix or None, valid)
+            ids, places, there = (torch.from_numpy(part).to(device) for part in (tokens, positions, valid))
+            hidden = forward.hidden(ids, places, there, tree)
             targets = [target for row in rows for target in row.targets]
             logprobs, greedy = self._targets(hidden[torch.tensor(outputs, device=device)], targets)
-        self.tokens += sum(len(row.tokens) for row in rows)
+        self.tokens += int(lengths.sum())
         self.passes += 1
         owners = [owner for row in rows for owner in row.owners]
         for owner, mine in groupby(zip(owners, logprobs, greedy, strict=True), key=lambda found: found[0]):
             _, each, exact = zip(*mine, strict=True)
             yield owner, Score(float(sum(each)), list(each), all(exact))
-
-    def _hidden(
-        self, tokens: Tensor, ctx: Context, state: list[Beginning] | None, valid: npt.NDArray[np.bool_]
-    ) -> Tensor:
-        """(valid tokens, dim): the hidden states of rows of tokens, without those of padding."""
-        there = torch.from_numpy(valid).to(tokens.device)
-        if self._packed is not None:
-            return self._packed.hidden(tokens, ctx, state, there)
-        return self.runner.module.hidden(tokens, ctx, state)[there]
 
     def _targets(self, hidden: Tensor, targets: list[int]) -> tuple[list[float], list[bool]]:
         """log p of each target after hidden states (targets, dim), and whether it is the likeliest token."""
@@ -232,6 +220,67 @@ class TreeScorer:
             logprobs += (chosen - total).tolist()
             greedy += (chosen >= top).tolist()
         return logprobs, greedy
+
+
+class _Forward(Protocol):
+    """Passes behind one prefix of `start` tokens; 0: none has been read."""
+
+    start: int
+
+    def read(self, tokens: Tensor) -> None:
+        """Compute the prefix (1, start)."""
+
+    def hidden(self, tokens: Tensor, positions: Tensor, valid: Tensor, visible: Tensor | None) -> Tensor:
+        """Hidden states (valid tokens, dim) of tokens (rows, time) behind the prefix.
+
+        Args:
+            visible: (rows, time, time) bool, which of its row's tokens each sees; None: those before it.
+        """
+
+
+class _PackedBehind:
+    """Passes by the native kernels."""
+
+    def __init__(self, packed: PackedForward) -> None:
+        self.packed, self.start = packed, 0
+        self.prefix: list[tuple[Tensor, Tensor]] = []
+
+    def read(self, tokens: Tensor) -> None:
+        self.start = tokens.shape[1]
+        with inference_of(self.packed.module):
+            ctx, whole = Context.full(1, self.start), torch.ones_like(tokens, dtype=torch.bool)
+            self.prefix = self.packed.hidden(tokens, ctx, whole, keep=True)[1]
+
+    def hidden(self, tokens: Tensor, positions: Tensor, valid: Tensor, visible: Tensor | None) -> Tensor:
+        tree = None if visible is None else Tree(visible, positions)
+        return self.packed.hidden(tokens, Context(positions, tree=tree), valid, self.prefix)[0]
+
+
+class _ModuleBehind:
+    """Passes by the module itself, which can do it for every model with keys and values."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner, self.start = runner, 0
+        self.state: list[Beginning] = []
+
+    def read(self, tokens: Tensor) -> None:
+        self.start = tokens.shape[1]
+        self.state = [Beginning() for _ in self.runner.state]
+        ctx = Context.full(1, self.start, tokens.device)
+        ctx.cache = _cache(tokens.new_zeros(1))
+        with inference_of(self.runner.module), self.runner.precision():
+            self.runner.module.hidden(tokens, ctx, self.state)
+
+    def hidden(self, tokens: Tensor, positions: Tensor, valid: Tensor, visible: Tensor | None) -> Tensor:
+        rows, time = tokens.shape
+        ctx = Context(positions)
+        if visible is not None:
+            before = torch.arange(self.start, device=tokens.device).expand(rows, -1)
+            all_before = visible.new_ones(rows, time, self.start)
+            ctx.tree = Tree(torch.cat((all_before, visible), 2), torch.cat((before, positions), 1))
+        if self.start:
+            ctx.cache = _cache(tokens.new_full((rows,), self.start))
+        return self.runner.module.hidden(tokens, ctx, self.state or None)[valid]
 
 
 class Beginning:
@@ -266,16 +315,13 @@ def _cache(lengths: Tensor) -> CacheView:
     return CacheView(none, none, lengths, none, none)
 
 
-def _tree(rows: list[Row], positions: npt.NDArray[np.int64], start: int, device: torch.device) -> Tree:
-    count, time = positions.shape
-    visible = np.zeros((count, time, start + time), dtype=bool)
-    visible[:, :, :start] = True
-    visible[:, np.arange(time), start + np.arange(time)] = True  # padding too must see something
+def _tree(rows: list[Row], time: int, device: torch.device) -> Tensor:
+    """(rows, time, time) bool: which of its row's tokens each sees; padding sees itself."""
+    visible = np.zeros((len(rows), time, time), dtype=bool)
+    visible[:, np.arange(time), np.arange(time)] = True
     for at, row in enumerate(rows):
-        visible[at, : len(row.tokens), start : start + len(row.tokens)] = row.visible()
-    before = np.broadcast_to(np.arange(start), (count, start))
-    keys = np.concatenate((before, positions), axis=1)
-    return Tree(torch.from_numpy(visible).to(device), torch.from_numpy(keys).to(device))
+        visible[at, : len(row.tokens), : len(row.tokens)] = row.visible()
+    return torch.from_numpy(visible).to(device)
 
 
 def _batches(rows: list[Row]) -> Iterator[list[Row]]:

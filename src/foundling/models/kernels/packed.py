@@ -9,6 +9,7 @@ module's own to within rounding; `decoder.py` is for the few tokens of a decodin
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from ctypes import c_float, c_int, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
@@ -25,11 +26,12 @@ from foundling.models.kernels.panels import PANEL
 from foundling.models.kernels.structs import FLAGS, address
 from foundling.models.language_model import Block, LanguageModel
 from foundling.models.layers.attend import attend
-from foundling.models.layers.masks import cached_mask, self_mask
+from foundling.models.layers.masks import self_mask
 from foundling.models.layers.norm import Norm
-from foundling.models.layers.parts import LayerState
 from foundling.models.layers.recurrent_native import library
 from foundling.models.layers.rope import rope_tables
+
+KeyValue = tuple[Tensor, Tensor]
 
 
 class PackedForward:
@@ -38,22 +40,30 @@ class PackedForward:
     def __init__(self, module: LanguageModel, library: ctypes.CDLL) -> None:
         self.module, self.library = module, library
 
-    def hidden(self, tokens: Tensor, ctx: Context, state: list[LayerState] | None, valid: Tensor) -> Tensor:
+    def hidden(
+        self, tokens: Tensor, ctx: Context, valid: Tensor, prefix: Sequence[KeyValue] = (), keep: bool = False
+    ) -> tuple[Tensor, list[KeyValue]]:
         """Final hidden states (n valid tokens, dim) of tokens (rows, time), in the order of rows.
 
         Args:
-            state: a layer's `write` and `read` as in Attention; None: each row sees itself only.
+            ctx: positions, and a tree over the rows' own tokens where they are not simply causal.
             valid: (rows, time) bool; the rest is padding and is computed in attention only.
+            prefix: each layer's keys and values (1, prefix, kv_heads, head_dim) that all tokens see.
+            keep: also return the keys and values of these tokens.
         """
         where = valid.flatten().nonzero()[:, 0]
         x = self.module.embedding.weight.detach()[tokens.flatten()[where]]
-        pack = _Pack(where, tokens.shape)
+        pack, kept = _Pack(where, tokens.shape), []
         for index, block in enumerate(self.module.blocks):
-            x = self._attention(cast(Block, block), x, ctx, None if state is None else state[index], pack)
+            x, own = self._attention(cast(Block, block), x, ctx, prefix[index] if prefix else None, pack)
             x = self._feed_forward(cast(Block, block), x)
-        return self._normed(self.module.norm, x)
+            if keep:
+                kept.append(own)
+        return self._normed(self.module.norm, x), kept
 
-    def _attention(self, block: Block, x: Tensor, ctx: Context, state: LayerState | None, pack: _Pack) -> Tensor:
+    def _attention(
+        self, block: Block, x: Tensor, ctx: Context, prefix: KeyValue | None, pack: _Pack
+    ) -> tuple[Tensor, KeyValue]:
         mixer, config = block.mixer, cast(AttentionConfig, block.mixer.config)
         h = self._normed(block.mixer_norm, x)
         q, k, v = (cast(nn.Linear, layer)(h) for layer in (mixer.q_proj, mixer.k_proj, mixer.v_proj))
@@ -65,17 +75,9 @@ class PackedForward:
                 at = (part.data_ptr(), table.data_ptr(), part.shape[0], heads, config.head_dim, _half(part))
                 self.library.rotate_rows(*at)
         q, k, v = (pack.padded(part).unflatten(-1, (-1, config.head_dim)) for part in (q, k, v))
-        if state is None:
-            mask = self_mask(config, ctx, q.dtype)
-        else:
-            assert ctx.cache is not None, "a state needs ctx.cache"
-            state.write(ctx.cache, k, v)
-            past = bool(ctx.once("past", lambda: ctx.cache is not None and ctx.cache.lengths.any()))
-            if past:
-                k, v = state.read(ctx.cache)
-            mask = cached_mask(config, ctx, k.shape[1], q.dtype) if past else self_mask(config, ctx, q.dtype)
-        out = pack.packed(attend(q, k, v, mask).flatten(2))
-        return _added(x, out, cast(nn.Linear, mixer.o_proj))
+        mask = self_mask(config, ctx, q.dtype)
+        out = attend(q, k, v, mask) if prefix is None else attend_behind(prefix, q, k, v, mask)
+        return _added(x, pack.packed(out.flatten(2)), cast(nn.Linear, mixer.o_proj)), (k, v)
 
     def _feed_forward(self, block: Block, x: Tensor) -> Tensor:
         ffn = cast(nn.Module, block.ffn)
@@ -94,6 +96,34 @@ class PackedForward:
         scales, eps = _scales(norm)
         rows = x.numel() // width
         self.library.rms_norm_rows(x.data_ptr(), scales.data_ptr(), x.data_ptr(), rows, width, eps, _half(x))
+
+
+def attend_behind(prefix: KeyValue, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention of q (rows, time, heads, d) to a prefix that all tokens see and to each row's own k and v.
+
+    The prefix's part is one product for all rows: its keys are neither copied for each row nor masked. The two parts
+    become one softmax by the sums of their exponentials, as flash attention's blocks do (Dao et al. 2022,
+    arXiv:2205.14135).
+
+    Args:
+        prefix: keys and values (1, prefix, kv_heads, d).
+        mask: additive, over the rows' own keys; None is causal.
+    """
+    rows, time, heads, _ = q.shape
+    own, own_sum = _flash(q, k, v, mask, causal=mask is None)
+    far, far_sum = _flash(q.reshape(1, rows * time, heads, -1), *prefix, None, causal=False)
+    far = far.view(heads, rows, time, -1).transpose(0, 1)
+    share = torch.sigmoid(far_sum.reshape(heads, rows, time).transpose(0, 1) - own_sum)[..., None]
+    return torch.lerp(own, far, share.to(own.dtype)).transpose(1, 2)
+
+
+def _flash(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> tuple[Tensor, Tensor]:
+    """softmax(q k^T / sqrt(d) + mask) v, (rows, heads, time, d); log-sum-exp of its logits, (rows, heads, time)."""
+    group = q.shape[2] // k.shape[2]
+    k, v = (part.repeat_interleave(group, 2).transpose(1, 2) for part in (k, v))
+    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    out, sums = flash(q.transpose(1, 2), k, v, 0.0, causal, attn_mask=mask)
+    return out, sums
 
 
 class _Pack:
