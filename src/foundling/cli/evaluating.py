@@ -20,6 +20,7 @@ from foundling.core.lives import artifact_of, last_of_kind
 from foundling.evaluation.config import EvaluateConfig
 from foundling.inference.remote import is_url
 from foundling.pipeline import STAGES
+from foundling.releases.summary import print_scores
 
 StorePath = Annotated[str | None, Parameter(help="where artifacts are kept (default: ./runs, or FOUNDLING_STORE)")]
 
@@ -31,7 +32,7 @@ def _evaluate(models: tuple[str, ...] = (), html: Path | None = None, json: bool
     own = {name: flags.pop(name) for name in list(flags) if name in fields}
     config = config_data(EvaluateConfig, own)
     if not models and "url" not in config:
-        key = last_of_kind(Store(flags.get("store")), "model")
+        key = last_of_kind(Store(flags.get("store")), "model", compressed=True)
         if key is None:
             raise FoundlingError("there is no model to score: the store has none", fix="Name a model, a path or a URL")
         models = (key,)
@@ -52,10 +53,9 @@ def _evaluate(models: tuple[str, ...] = (), html: Path | None = None, json: bool
         print(json_module.dumps(rows[0] if len(rows) == 1 else rows))
         return
     for model, artifact in found.items():
-        for name, score in artifact.metrics.items():
-            beside = ", ".join(f"{r['name']} {r['value']:.3g}" for r in score["reference"])
-            interval = f"{score['value']:.4g} [{score['low']:.4g}, {score['high']:.4g}], n={score['n']}"
-            print(f"{model}  {name}: {interval}{f'; {beside}' if beside else ''}")
+        if len(found) > 1:
+            progress.console.print(model)
+        print_scores(artifact)
         print(artifact.path)
 
 

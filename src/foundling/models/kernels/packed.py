@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foundling.models.config import AttentionConfig
@@ -159,7 +158,13 @@ def packed(module: LanguageModel) -> PackedForward | None:
     first = module.embedding.weight
     fits = first.device.type == "cpu" and first.dtype in (torch.float32, torch.bfloat16)
     plain = all(parameter.dtype == first.dtype for parameter in module.parameters())
-    if type(module.embedding) is not nn.Embedding or not fits or not plain or not module.config.llama_shaped or not norm_supported(module.config.norm):
+    if (
+        type(module.embedding) is not nn.Embedding
+        or not fits
+        or not plain
+        or not module.config.llama_shaped
+        or not norm_supported(module.config.norm)
+    ):
         return None
     if not all(map(block_supported, module.config.blocks)) or module.config.dim % PANEL:
         return None
@@ -189,11 +194,9 @@ def _scales(norm: nn.Module | None) -> tuple[Tensor, float]:
 
 
 def _added(x: Tensor, y: Tensor, layer: nn.Linear) -> Tensor:
-    """x + layer(y)."""
+    """x + layer(y); in one product where the layer is plain and not, for example, adapted."""
     bias: Tensor | None = layer.bias
-    if bias is not None:
-        return x + F.linear(y, layer.weight, bias)
-    return torch.addmm(x, y, layer.weight.T)
+    return x + layer(y) if type(layer) is not nn.Linear or bias is not None else torch.addmm(x, y, layer.weight.T)
 
 
 def _half(x: Tensor) -> int:
