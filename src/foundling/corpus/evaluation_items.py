@@ -18,12 +18,13 @@ _TABLES: dict[str, Callable[[bytes], pl.DataFrame]] = {
     ".csv": pl.read_csv,
     ".arrow": pl.read_ipc,
 }
+_SENTENCE = 8  # words
 _JSON_LINES = (".jsonl", ".ndjson", ".json")
 
 
 def read_items(entries: Sequence[str], fields: Sequence[str]) -> list[str]:
-    """The items of evaluation sets: of each row the named fields, or if none are named its fields that are texts
-    (question, passage), but not its lists: the choices of a question stand in many innocent texts.
+    """The items of evaluation sets: of each row the named fields, or if none are named its texts of eight words or more
+    (question, passage). Not its lists, nor shorter texts: choices and subjects stand in many innocent documents.
 
     Args:
         entries: files, folders, globs or `hf:` datasets: JSON lines, Parquet, CSV, Arrow; of plain text each paragraph.
@@ -67,7 +68,7 @@ def _json_rows(text: str) -> Iterator[dict[str, Any]]:
 
 def _texts(row: dict[str, Any], fields: Sequence[str]) -> Iterator[str]:
     if not fields:
-        yield from (value for value in row.values() if isinstance(value, str))
+        yield from (value for value in row.values() if isinstance(value, str) and len(value.split()) >= _SENTENCE)
     for field in fields:
         yield from _strings(row.get(field))
 

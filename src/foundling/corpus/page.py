@@ -28,16 +28,15 @@ def write(folder: Path, report: dict[str, Any], clusters: NDArray[np.int64], siz
     page.section("What is left", cards(left), _sources(report))
     page.section("What each rule took", *_dropped(report), note="A document counts under the first rule.")
     if report["edited"]:
-        rows = [[name, n["documents"], human_bytes(n["bytes_removed"])] for name, n in report["edited"].items()]
-        page.section("What was changed", table(["change", "documents", "shorter by"], rows))
+        rows = [[name, n["documents"], _by(n["bytes_removed"])] for name, n in report["edited"].items()]
+        page.section("What was changed", table(["change", "documents", "by"], rows))
     if report["quarantine"]:
         rows = [[reason, count] for reason, count in report["quarantine"].items()]
         page.section("Quarantine", table(["reason", "records"], rows), note="All of them are in quarantine.jsonl.")
     with matplotlib.rc_context({"svg.hashsalt": "corpus"}):  # the same figure is the same bytes
-        if len(sizes):
-            page.section("Lengths and duplicates", side_by_side(_lengths(sizes), _duplication(clusters)))
+        page.section("Lengths", _lengths(sizes), note="Before duplicates go.")
         if report["near_duplicates"]:
-            page.section("Near duplicates", *_near_duplicates(report["near_duplicates"]))
+            page.section("Near duplicates", *_near_duplicates(report["near_duplicates"], clusters))
     if report["languages"]:
         page.section("Languages", *_languages(report["languages"]))
     if report["domains"]:
@@ -76,7 +75,11 @@ def _dropped(report: dict[str, Any]) -> list[str]:
     return [table(["reason", "documents", "share", "size", "documents left"], rows), *shown]
 
 
-def _near_duplicates(found: dict[str, Any]) -> list[str]:
+def _by(removed: int) -> str:
+    return f"{human_bytes(abs(removed))} {'shorter' if removed >= 0 else 'longer'}"
+
+
+def _near_duplicates(found: dict[str, Any], clusters: NDArray[np.int64]) -> list[str]:
     fig, axes = new_figure(5, 2.8)
     axes.plot([float(s) for s in found["recall"]], list(found["recall"].values()))
     axes.axvline(found["threshold"], linestyle=":", color="grey")
@@ -92,7 +95,8 @@ def _near_duplicates(found: dict[str, Any]) -> list[str]:
         )
         for cluster in found["examples"]
     ]
-    return [note, curve, *(["The largest, to look at:"] if shown else []), *shown]
+    figures = side_by_side(curve, _duplication(clusters)) if found["clusters"] else curve
+    return [note, figures, *(["The largest, to look at:"] if shown else []), *shown]
 
 
 def _mixture(report: dict[str, Any]) -> list[str]:
@@ -110,16 +114,16 @@ def _lengths(sizes: NDArray[np.int64]) -> Any:
     axes.hist(np.log10(np.maximum(sizes, 1)), bins=40)
     axes.set_xlabel("bytes of a document (log10)")
     axes.set_ylabel("documents")
-    return figure(fig, "How long documents are, before duplicates go")
+    return figure(fig, "How long documents are")
 
 
 def _duplication(clusters: NDArray[np.int64]) -> Any:
     members = np.unique(clusters, return_counts=True)[1]
     fig, axes = new_figure(5, 3)
-    counts = np.bincount(np.minimum(members, 20))[1:]
-    axes.bar(np.arange(1, len(counts) + 1), counts)
-    axes.set_yscale("log")
-    axes.set_xlabel("near duplicates in a cluster (20: 20 or more)")
+    counts = np.bincount(np.minimum(members, 20), minlength=6)[2:]
+    axes.bar(np.arange(2, len(counts) + 2), counts)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_xlabel("documents in a cluster (20: 20 or more)")
     axes.set_ylabel("clusters")
     return figure(fig, "How often documents repeat")
 

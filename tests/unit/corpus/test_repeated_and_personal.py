@@ -132,9 +132,10 @@ def test_the_longest_of_a_cluster_stays_if_asked(tmp_path: Path) -> None:
 def test_evaluation_sets_of_ones_own(tmp_path: Path) -> None:
     question = "Which river flows through the three largest cities of the northern province"
     (tmp_path / "eval.jsonl").write_text(json.dumps({"question": question, "choices": ["a b c d e"], "answer": "A"}))
-    pl.DataFrame({"prompt": ["a short item of six words"], "n": [1]}).write_parquet(tmp_path / "eval.parquet")
+    item, subject = "a short item of eight words in all", "high school european history"
+    pl.DataFrame({"prompt": [item], "subject": [subject]}).write_parquet(tmp_path / "eval.parquet")
     (tmp_path / "train").mkdir()
-    for n, leak in enumerate([question, "a short item of six words", "a b c d e", ""]):
+    for n, leak in enumerate([question, item, "a b c d e", subject]):
         (tmp_path / "train" / f"{n}.txt").write_text(f"{prose(10, n)} {leak}")
     sets = (str(tmp_path / "eval.jsonl"), str(tmp_path / "eval.parquet"))
     data = (str(tmp_path / "train"),)
