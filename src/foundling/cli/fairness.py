@@ -11,7 +11,7 @@ from rich.table import Table
 
 from foundling.core import progress
 from foundling.core.artifacts import Store
-from foundling.core.errors import FoundlingError
+from foundling.core.errors import FoundlingError, nearest
 from foundling.core.lives import artifact_of
 from foundling.models.locate import locate
 from foundling.tokenization.fairness import as_rows, read_parallel, summary, vocabulary_effect, write_page
@@ -55,7 +55,8 @@ def fairness(
     if languages:
         missing = [language for language in languages if language not in texts]
         if missing:
-            raise FoundlingError(f"no text in {', '.join(missing)}", f"there is: {', '.join(sorted(texts))}")
+            why = f"there are {len(texts)} languages, among them {', '.join(sorted(texts)[:_SHOWN])}"
+            raise FoundlingError(f"no text in {', '.join(missing)}", why, nearest(missing[0], texts))
         texts = {language: texts[language] for language in dict.fromkeys([*languages, reference])}
     loaded = {name: _tokenizer(name, Store(store)) for name in tokenizers}
     costs = measure(loaded, texts, reference, beside)

@@ -132,7 +132,7 @@ def write_page(costs: Sequence[Cost], path: Path) -> None:
     axes.set_xlabel("tokens for each token of the reference language")
     axes.legend(loc="lower right")
     columns = ["tokenizer", "language", "tokens per sentence", "premium", "bytes per token", "window left"]
-    rows = [[c.tokenizer, c.language, c.tokens_per_sentence, f"{c.premium:.2f}x", c.bytes_per_token,
+    rows = [[c.tokenizer, c.language, f"{c.tokens_per_sentence:.1f}", f"{c.premium:.2f}x", f"{c.bytes_per_token:.2f}",
              f"{c.context_share:.0%}"] for c in costs]  # fmt: skip
     page.section("Premium", figure(fig, "Token premium of each language"), note="Price and latency grow with it.")
     page.section("All numbers", table(columns, rows))
