@@ -4,6 +4,7 @@
     python benchmarks/post_training.py sft         # seconds a step and peak memory of both, alternating processes
     python benchmarks/post_training.py dpo
     python benchmarks/post_training.py rollouts    # sampled answers beside transformers.generate
+    CPU_SECONDS=1 OMP_NUM_THREADS=1 python benchmarks/post_training.py sft    # on a machine that others use, too
 
 Both get the same directory (SmolLM2-135M's architecture, random weights: speed does not depend on them), the same
 texts of 256 tokens, batch 4, rank 8 on all linear layers, AdamW, bf16. DPO's reference is counted for both: trl
@@ -29,6 +30,7 @@ from typing import Any
 
 CONTEXT, BATCH, RANK = 256, 4, 8
 PROMPTS, SAMPLES, NEW = 16, 4, 64
+CLOCK = time.process_time if os.environ.get("CPU_SECONDS") else time.perf_counter
 PROMPT = "Tell me at some length what you know about the sea, its fishes, and the ships that sail on it. "
 ANSWER = "The sea is wide and deep. Many fishes live in it, some small, some larger than a house. "
 WORSE = "I do not know much about that, and what I know I would rather keep to myself for now. "
@@ -81,15 +83,15 @@ def ours(model: Path, method: str, steps: int, work: Path) -> list[float]:
     step = Trainer._train_step
 
     def timed(self: Trainer, number: int) -> Any:
-        begin = time.perf_counter()
+        begin = CLOCK()
         result = step(self, number)
-        taken.append(time.perf_counter() - begin)
+        taken.append(CLOCK() - begin)
         return result
 
     def reference(*arguments: Any) -> Any:
-        begin = time.perf_counter()
+        begin = CLOCK()
         found = score_reference(*arguments)
-        before.append(time.perf_counter() - begin)
+        before.append(CLOCK() - begin)
         return found
 
     before: list[float] = []
@@ -126,10 +128,10 @@ def theirs(model: Path, method: str, steps: int, work: Path) -> list[float]:
 
     class Clock(TrainerCallback):
         def on_step_begin(self, *_: Any, **__: Any) -> None:
-            self.begin = time.perf_counter()
+            self.begin = CLOCK()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            taken.append(time.perf_counter() - self.begin)
+            taken.append(CLOCK() - self.begin)
 
     taken: list[float] = []
     rows = [texts(i) for i in range(steps * BATCH)]
@@ -181,11 +183,11 @@ def our_rollouts(model: Path, steps: int) -> list[float]:
     taken = []
     for step in range(steps):
         requests = [Request(ids, p) for ids, p in zip(prompt_ids(step), params, strict=True)]
-        begin = time.perf_counter()
+        begin = CLOCK()
         with merged(module):
             engine.weights_changed()
             done = engine.generate(requests)
-        taken.append(time.perf_counter() - begin)
+        taken.append(CLOCK() - begin)
         assert sum(len(one.tokens) for one in done) == PROMPTS * SAMPLES * NEW
     return taken
 
@@ -200,10 +202,10 @@ def their_rollouts(model: Path, steps: int) -> list[float]:
     taken = []
     for step in range(steps):
         ids = torch.tensor(prompt_ids(step))
-        begin = time.perf_counter()
+        begin = CLOCK()
         with torch.inference_mode():
             base.generate(ids, attention_mask=torch.ones_like(ids), top_k=0, pad_token_id=0, **options)
-        taken.append(time.perf_counter() - begin)
+        taken.append(CLOCK() - begin)
     return taken
 
 
@@ -274,11 +276,13 @@ def _show_training(method: str, step: dict[str, float], peak: dict[str, int]) ->
     tokens = BATCH * CONTEXT * (2 if method == "dpo" else 1)
     # forward, and backward to the inputs only: the base's weights need no gradients
     flops = 2 * preset("smollm2-135m").flops_per_token(CONTEXT) * tokens
-    rate = hardware.measure().bf16
+    rate = hardware.measure().bf16 if CLOCK is time.perf_counter else 0.0
+    if CLOCK is time.process_time:
+        print("seconds of one core's work; the machine was busy with other things")
     print(f"LoRA {method} on SmolLM2-135M's shape, rank {RANK}, batch {BATCH} x {CONTEXT} tokens, bf16, median step")
     for side, name in (("ours", "foundling"), ("theirs", "trl + peft")):
-        used = flops / step[side] / rate
-        print(f"  {name:12} {step[side]:6.2f} s   {used:4.0%} of the bf16 rate   peak {peak[side] / 2**30:.2f} GiB")
+        used = f"{flops / step[side] / rate:4.0%} of the bf16 rate   " if rate else ""
+        print(f"  {name:12} {step[side]:6.2f} s   {used}peak {peak[side] / 2**30:.2f} GiB")
 
 
 if __name__ == "__main__":
