@@ -43,7 +43,7 @@ TEMPLATE = (
 
 
 def make_model(path: Path) -> None:
-    """SmolLM2-135M's shape with random weights and a byte tokenizer (the vocabulary of the head stays 49152)."""
+    """SmolLM2-135M's shape with random weights and a byte tokenizer, filled up to 49152 tokens with unused ones."""
     from tokenizers import Tokenizer as Fast
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
@@ -58,8 +58,12 @@ def make_model(path: Path) -> None:
     trainer = trainers.BpeTrainer(vocab_size=260, special_tokens=list(SPECIAL_TOKENS), initial_alphabet=alphabet)
     fast.train_from_iterator([PROMPT], trainer)
     names = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "chat_template": TEMPLATE}
-    save_module(build(preset("smollm2-135m"), 0, zero_outputs=False), path)
-    Tokenizer(fast, names).save(path)
+    shape = preset("smollm2-135m")
+    save_module(build(shape, 0, zero_outputs=False), path)
+    spelled = json.loads(fast.to_str())
+    vocabulary = spelled["model"]["vocab"]
+    vocabulary |= {f"<unused {number}>": number for number in range(len(vocabulary), shape.vocab_size)}
+    Tokenizer(Fast.from_str(json.dumps(spelled)), names).save(path)
 
 
 def texts(number: int) -> tuple[str, str, str]:
