@@ -33,8 +33,7 @@ import matplotlib.pyplot as plt
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "rejection sampling": ("sft", {"data": ["own-expressions"], "examples": 1500, "keep": 2, "learning_rate": 3e-4,
                                    "matrix_learning_rate": 3e-3}),
-    "dpo": ("prefer", {"examples": 1500, "samples": 8, "pairs_per_prompt": 2, "sft_weight": 0.2, "epochs": 2,
-                       "learning_rate": 2e-4, "matrix_learning_rate": 2e-3}),
+    "dpo": ("prefer", {"examples": 1500, "samples": 8, "pairs_per_prompt": 2, "sft_weight": 0.2}),
     "kto": ("prefer", {"method": "kto", "examples": 1500, "samples": 8, "pairs_per_prompt": 2}),
     "grpo": ("reinforce", {"steps": 40, "prompts": 48}),
     "ppo": ("reinforce", {"method": "ppo", "steps": 40, "updates": 2, "prompts": 48, "kl": 0.02}),
@@ -76,7 +75,7 @@ def main() -> None:
 def passes(directory: Path, items: int) -> list[bool]:
     """Whether the greedy answer to each held-out item is right. The items' seed is not the one of any stage."""
     model = load(directory)
-    asked = [item for split in ("compositions", "phrasings") for item in generate(split, items // 2, seed=2026)]
+    asked = [item for split in ("compositions", "phrasings") for item in generate(split, items // 2, seed=99)]
     requests = [model.request(messages(item), max_tokens=48) for item in asked]
     answers = [completion.text for completion in model.engine.generate(requests)]
     return [outcome.passed for outcome in grade(asked, answers)]
