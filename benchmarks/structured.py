@@ -1,6 +1,6 @@
 """Claims: JSON schemas are held to as well as by llguidance itself; what is not supported is refused; masks are cheap.
 
-    python benchmarks/structured.py [--model smollm2-135m-instruct] [--every 4]    # xgrammar too, if it can be imported
+    python benchmarks/structured.py [--every 4] [--no-mask]    # xgrammar too, if it can be imported
 
 Data: structured/ in FOUNDLING_DATA: JSON-Schema-Test-Suite (draft 2020-12, required tests) and a sample of
 JSONSchemaBench, real schemas with valid and invalid instances. An instance is taken if a matcher of the schema accepts
@@ -41,7 +41,7 @@ def suite() -> Iterator[Case]:
         files = json.load(file)
     for path in sorted(path for path in files if path.startswith("tests/draft2020-12/") and "optional" not in path):
         for group in files[path]:
-            yield group["schema"], [(json.dumps(test["data"]), test["valid"]) for test in group["tests"]]
+            yield group["schema"], [(written(test["data"]), test["valid"]) for test in group["tests"]]
 
 
 def bench(every: int) -> Iterator[Case]:
@@ -49,7 +49,11 @@ def bench(every: int) -> Iterator[Case]:
         for number, line in enumerate(file):
             if number % every == 0:
                 record = json.loads(line)
-                yield record["schema"], [(json.dumps(case["data"]), case["valid"]) for case in record["tests"]]
+                yield record["schema"], [(written(case["data"]), case["valid"]) for case in record["tests"]]
+
+
+def written(data: Any) -> str:
+    return json.dumps(data, ensure_ascii=False)
 
 
 def ours(tokenizer: Tokenizer) -> Compile:
@@ -158,6 +162,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--every", type=int, default=4, help="take every n-th schema of JSONSchemaBench's sample")
+    parser.add_argument("--mask", action=argparse.BooleanOptionalAction, default=True, help="time masks too")
     args = parser.parse_args()
     tokenizer = load(args.model).tokenizer
     engines = {"foundling": ours(tokenizer), "llguidance": llguidance(tokenizer)}
@@ -167,7 +172,8 @@ def main() -> None:
         print(title)
         for name, compile_ in engines.items():
             print("  " + coverage(name, cases(), compile_), flush=True)
-    print(mask_share(args.model))
+    if args.mask:
+        print(mask_share(args.model))
 
 
 if __name__ == "__main__":
