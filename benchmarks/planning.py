@@ -3,10 +3,10 @@
     python benchmarks/planning.py [--repeats 3] [--seconds 8]      the table of docs/planning.md
     python benchmarks/planning.py calibrate                        the factors of planning/step_time.py, from other runs
 
-Every run is a process of its own. Beside each the matrix rates and the bandwidth are measured again, because the
-machine is shared; the plan is made from those. Time is what `Trainer.fit` takes by the clock (its dry run and last
-checkpoint included); memory is the process's resident peak. Bounds: the median of the repeats within 25% in time and
-10% in memory.
+Every run is a process of its own. Beside each the machine's rates are measured again, and what other processes leave of
+them (the mean matrix rate over the best, before and after), because the machine is shared; the plan is made from those.
+Time is what `Trainer.fit` takes by the clock (its dry run and last checkpoint included); memory is the process's
+resident peak. Bounds: the median of the repeats within 25% in time and 10% in memory.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,18 @@ def random_tokens(folder: Path, vocab: int) -> None:
     (folder / "tokens.json").write_text(json.dumps(meta))
 
 
+def share_of_machine(rates: Any, seconds: float = 0.5) -> float:
+    """What other processes leave of the matrix rate: its mean over some time, over the best that was measured."""
+    import torch
+
+    a = torch.randn(1536, 1536).to(torch.bfloat16)
+    count, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        a @ a
+        count += 1
+    return min(1.0, 2 * 1536**3 * count / (time.perf_counter() - start) / rates.bf16)
+
+
 class Peak:
     """The largest resident memory of this process, looked at every 5 ms."""
 
@@ -130,6 +143,7 @@ def one_run(case: dict[str, Any], seconds: float) -> dict[str, Any]:
 
     progress.set_quiet(True)
     rates = hardware.measure()
+    before = share_of_machine(rates)
     shape = shape_of(case)
     steps = max(4, round(seconds / step_seconds(shape, options_of(case, 1), rates)))
     options = options_of(case, steps)
@@ -141,16 +155,18 @@ def one_run(case: dict[str, Any], seconds: float) -> dict[str, Any]:
             start = time.perf_counter()
             summary = Trainer(build(shape, 0), objective, options, folder, log=folder / "log.jsonl").fit()
             took = time.perf_counter() - start
+    share = (before + share_of_machine(rates)) / 2
     return {
         "steps": steps,
-        "planned_s": planned_seconds(shape, options, rates),
+        "planned_s": planned_seconds(shape, options, rates) / share,
+        "share": share,
         "actual_s": took,
-        "step_s": summary.seconds / steps,
+        "step_s": summary.seconds / steps * share,
         "planned_bytes": planned_memory(shape, options),
         "actual_bytes": peak.bytes,
         "before_bytes": peak.before,
         "parameters": shape.n_parameters(),
-        "rates": [rates.fp32, rates.bf16, rates.bandwidth],
+        "rates": asdict(rates),
         "work": vars(step_work(shape, options, rates)),
     }
 
@@ -167,7 +183,8 @@ def check(repeats: int, seconds: float) -> None:
         "run",
         "parameters",
         "rows × tokens",
-        "bf16 GFLOP/s",
+        "narrow bf16 GFLOP/s",
+        "share",
         "planned s",
         "actual s",
         "ratio",
@@ -187,12 +204,14 @@ def check(repeats: int, seconds: float) -> None:
             key: statistics.median(run[key] for run in runs)
             for key in ("planned_s", "actual_s", "planned_bytes", "actual_bytes")
         }
-        rate = statistics.median(run["rates"][1] for run in runs)
+        rate = statistics.median(run["rates"]["small_bf16"] for run in runs)
+        share = statistics.median(run["share"] for run in runs)
         cells = [
             name,
             f"{runs[0]['parameters'] / 1e6:.2f}M",
             f"{options.batch_size} × {options.context}",
             f"{rate / 1e9:.0f}",
+            f"{share:.0%}",
         ]
         cells += [f"{middle['planned_s']:.1f}", f"{middle['actual_s']:.1f}", f"{time_ratio:.2f}"]
         cells += [f"{middle['planned_bytes'] / 1e6:.0f}", f"{middle['actual_bytes'] / 1e6:.0f}", f"{memory_ratio:.2f}"]

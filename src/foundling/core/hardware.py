@@ -7,7 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,22 +17,44 @@ import psutil
 if TYPE_CHECKING:
     import torch
 
+NARROW = 256
+LEAST_SECONDS = 0.08  # short work is repeated so long: one slice of it meets no other process
 WATTS_PER_CORE = 10.0  # assumption for energy estimates on a CPU: package power over cores, typical of servers
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Measured limits: memory bandwidth in bytes/s, matrix rates in FLOP/s (multiply and add count as two)."""
+    """Measured limits: memory bandwidth in bytes/s, matrix rates in FLOP/s (multiply and add count as two).
+
+    Attributes:
+        small_fp32, small_bf16: matrix rates on products as narrow as a small model's (256 wide).
+        elementwise: values/s of a bfloat16 SiLU, as activations need.
+        softmax: values/s of a float32 softmax of bfloat16 rows, as a loss over a vocabulary needs.
+    """
 
     bandwidth: float
     fp32: float
     bf16: float
     threads: int
     device: str
+    small_fp32: float = 0.0
+    small_bf16: float = 0.0
+    elementwise: float = 0.0
+    softmax: float = 0.0
+
+    def __post_init__(self) -> None:
+        guesses = {"small_fp32": 0.7 * self.fp32, "small_bf16": 0.7 * self.bf16}
+        guesses |= {"elementwise": self.bandwidth / 8, "softmax": self.bandwidth / 30}
+        for name, guess in guesses.items():  # of a typical two-core machine, where only the large rates are known
+            object.__setattr__(self, name, getattr(self, name) or guess)
 
     def matmul(self, precision: str) -> float:
         """The matrix rate at a precision: "fp32" or "bf16"."""
         return self.bf16 if precision == "bf16" else self.fp32
+
+    def small_matmul(self, precision: str) -> float:
+        """The matrix rate on narrow products."""
+        return self.small_bf16 if precision == "bf16" else self.small_fp32
 
 
 def threads() -> int:
@@ -67,7 +89,7 @@ def remembered(path: Path) -> Rates:
     signature = describe()
     if path.is_file():
         saved = json.loads(path.read_text())
-        if saved.pop("machine", None) == signature:
+        if saved.pop("machine", None) == signature and set(saved) == {field.name for field in fields(Rates)}:
             return Rates(**saved)
     rates = measure()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,21 +100,33 @@ def remembered(path: Path) -> Rates:
 def _measure_on(device: torch.device, size: int, bytes_: int) -> Rates:
     import torch
 
-    def matrix_rate(dtype: torch.dtype) -> float:
-        a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-        return 2 * size**3 / _best_seconds(lambda: a @ b, device)
+    def matrix_rate(dtype: torch.dtype, rows: int = size, width: int = size) -> float:
+        a, b = torch.randn(rows, width, device=device).to(dtype), torch.randn(width, width, device=device).to(dtype)
+        return 2 * rows * width**2 / _best_seconds(lambda: a @ b.T, device)
 
     block = torch.ones(bytes_ // 4, device=device)
     bandwidth = bytes_ / _best_seconds(block.sum, device)
     name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
-    return Rates(bandwidth, matrix_rate(torch.float32), matrix_rate(torch.bfloat16), threads(), name)
+    x = torch.randn(4096, NARROW, device=device, dtype=torch.bfloat16)
+    return Rates(
+        bandwidth,
+        matrix_rate(torch.float32),
+        matrix_rate(torch.bfloat16),
+        threads(),
+        name,
+        small_fp32=matrix_rate(torch.float32, *x.shape),
+        small_bf16=matrix_rate(torch.bfloat16, *x.shape),
+        elementwise=x.numel() / _best_seconds(lambda: torch.nn.functional.silu(x), device),
+        softmax=x.numel() / _best_seconds(lambda: torch.softmax(x.view(NARROW, -1), -1, dtype=torch.float32), device),
+    )
 
 
 def _best_seconds(work: Callable[[], object], device: torch.device, repeats: int = 5) -> float:
     import torch
 
-    best = float("inf")
-    for _ in range(repeats + 1):
+    best, begin = float("inf"), time.perf_counter()
+    while repeats >= 0 or time.perf_counter() - begin < LEAST_SECONDS:
+        repeats -= 1
         start = time.perf_counter()
         work()
         if device.type == "cuda":

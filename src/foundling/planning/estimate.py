@@ -31,6 +31,7 @@ BASELINE_SECONDS = 6.0  # gzip, xz and n-gram models beside a base model
 TOKENS_PER_EXAMPLE = 45  # of a worked example of the expression task; answers are about a third of it
 TOKENS_PER_ANSWER = 18
 SAMPLED_TOKENS_PER_S = 9000.0  # at a hundred sequences together: bound by the number of operations, not by FLOPs
+MANY = 4  # inputs of a stage are named up to so many
 PROCESS_BYTES = 650e6  # Python, torch, the libraries and what the allocator keeps
 DEFAULT_CORPUS_BYTES = 40e6
 
@@ -205,6 +206,8 @@ def _nothing(node: Node, known: Known, estimate: StageEstimate) -> None:
 
 
 def _reads(node: Node) -> str:
+    if len(node.sources) > MANY:
+        return f"{len(node.sources)} stages"
     return ", ".join(node.sources.values()) or ", ".join(str(x) for x in getattr(node.config, "data", ())) or "-"
 
 

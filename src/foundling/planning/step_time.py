@@ -1,9 +1,9 @@
 """How long a training step takes and how much memory it needs, from the architecture and the machine's measured limits.
 
-A step is priced as the sum of what it must do, each part at the machine's own limit: matrix products at the measured
-matrix rate, element-wise work and the softmax over the vocabulary at the memory bandwidth, one launch for each part.
-The factors say how far from the limit each kind of work runs; they were fitted by `benchmarks/planning.py calibrate`
-on runs other than those that `benchmarks/planning.py` checks.
+A step is priced as the sum of what it must do, each part at the machine's own measured rate for that kind of work:
+narrow matrix products, element-wise work on activations, the softmax over the vocabulary, reading and writing weights,
+and one launch for each part. The factors say how far from these rates each kind runs; they were fitted by
+`benchmarks/planning.py calibrate`, on runs other than those that `benchmarks/planning.py` checks.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class StepWork:
     Attributes:
         products: matrix products of the blocks and the head, forward and backward.
         attention: products of queries with keys and of weights with values.
-        traffic: activations written and read.
+        traffic: activations, element by element.
         logits: the softmax over the vocabulary.
         optimizer: weights, gradients and states read and written.
         orthogonal: Muon's products.
@@ -46,14 +46,14 @@ class StepWork:
     launches: float
 
 
-FACTORS = StepWork(1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1e-4)
+FACTORS = StepWork(1.5, 2.0, 3.0, 2.0, 2.0, 1.0, 2.0, 3e-3)
 
 
 def step_work(model: ModelConfig, config: TrainingConfig, rates: Rates) -> StepWork:
     """What one step of a training must do."""
     tokens = config.batch_size * config.context
     passes = config.batch_size / (config.micro_batch or config.batch_size)
-    rate, width = rates.matmul(config.precision), 2 if config.precision == "bf16" else 4
+    rate = rates.small_matmul(config.precision)
     again = {"none": 3.0, "alternate": 3.5, "all": 4.0}[config.recompute]  # forward is one, backward two
     scored = scored_share(config)
     parts = cost.parts(model)
@@ -65,11 +65,11 @@ def step_work(model: ModelConfig, config: TrainingConfig, rates: Rates) -> StepW
     return StepWork(
         products=(again * weights + 3 * scored * model.dim * model.vocab_size) * 2 * tokens / rate,
         attention=again * keys * tokens / rate,
-        traffic=kept * again / 3 * tokens * width / rates.bandwidth,
-        logits=scored * tokens * model.vocab_size * 4 / rates.bandwidth,
+        traffic=kept * again / 3 * tokens / rates.elementwise,
+        logits=scored * tokens * model.vocab_size / rates.softmax,
         optimizer=n * 4 * (2 * states + 2 * passes) / rates.bandwidth,
         orthogonal=_muon_flops(model) / rate if config.optimizer == "muon" else 0.0,
-        scan=sum(part.state_values for part in parts) * tokens * 4 * again / 3 / rates.bandwidth,
+        scan=sum(part.state_values for part in parts) * tokens * again / 3 / rates.elementwise,
         launches=passes * len(parts),
     )
 
