@@ -205,19 +205,25 @@ def optimizer_bytes(config: ModelConfig, states: int = 2) -> float:
 
 
 def activation_bytes(
-    config: ModelConfig, tokens: int, bytes_per_value: float = 2, *, checkpointed: bool = False
+    config: ModelConfig,
+    tokens: int,
+    bytes_per_value: float = 2,
+    *,
+    checkpointed: bool = False,
+    logit_tokens: int | None = None,
 ) -> float:
     """Bytes kept for the backward pass of `tokens` tokens in one micro-batch, the logits (float32, twice) included.
 
     Args:
         checkpointed: only each block's input is kept and one block recomputed at a time.
+        logit_tokens: tokens whose logits are held at once; None: all.
     """
     stream = 4 * config.dim * len(config.blocks)  # residual stream and its norms, twice per block
     inner: float = sum(part.activations for part in parts(config))
     if checkpointed:
         stream, inner = config.dim * len(config.blocks), inner / len(config.blocks)
-    logits = 2 * config.vocab_size * FP32_BYTES
-    return tokens * ((stream + inner) * bytes_per_value + logits)
+    logits = (tokens if logit_tokens is None else logit_tokens) * 2 * config.vocab_size * FP32_BYTES
+    return tokens * (stream + inner) * bytes_per_value + logits
 
 
 def training_bytes(

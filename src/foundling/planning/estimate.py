@@ -20,19 +20,17 @@ from foundling.core.units import human_bytes, human_count
 from foundling.models import cost
 from foundling.models.config import ModelConfig
 from foundling.models.presets import preset
-from foundling.training.ladder import utilisation
+from foundling.planning.step_time import PROCESS_BYTES, planned_memory, step_seconds
 
 # Seconds for each megabyte of text, measured on two cores.
 SECONDS_PER_MB = {"corpus": 0.18, "tokenizer": 0.12, "tokenize": 0.02}
 BYTES_PER_TOKEN = 3.4
-TRAINING_SHARE = 0.30  # of the measured matrix rate in post-training, whose rows are short
 START_SECONDS = 4.0  # to build a model, look at the data and write the result
 BASELINE_SECONDS = 6.0  # gzip, xz and n-gram models beside a base model
 TOKENS_PER_EXAMPLE = 45  # of a worked example of the expression task; answers are about a third of it
 TOKENS_PER_ANSWER = 18
 SAMPLED_TOKENS_PER_S = 9000.0  # at a hundred sequences together: bound by the number of operations, not by FLOPs
 MANY = 4  # inputs of a stage are named up to so many
-PROCESS_BYTES = 650e6  # Python, torch, the libraries and what the allocator keeps
 DEFAULT_CORPUS_BYTES = 40e6
 
 
@@ -140,7 +138,7 @@ def _pretrain(node: Node, known: Known, estimate: StageEstimate) -> None:
     model = preset(config.preset, vocab_size=known.vocab_size)
     known.model = model
     tokens = config.steps * config.batch_size * config.context
-    _training(tokens, config, model, known, estimate, utilisation(config.preset))
+    _training(tokens, config, model, known, estimate)
     estimate.seconds += BASELINE_SECONDS
     estimate.makes = f"{human_count(cost.n_parameters(model))} parameters"
 
@@ -151,7 +149,7 @@ def _fine_tune(node: Node, known: Known, estimate: StageEstimate) -> None:
         return
     rows = config.batch_size * config.context
     tokens = config.steps * rows or config.epochs * getattr(config, "examples", 1000) * TOKENS_PER_EXAMPLE
-    _training(tokens, config, known.model, known, estimate, TRAINING_SHARE)
+    _training(tokens, config, known.model, known, estimate)
     estimate.makes = f"{human_count(cost.n_parameters(known.model))} parameters"
 
 
@@ -160,20 +158,16 @@ def _reinforce(node: Node, known: Known, estimate: StageEstimate) -> None:
     if known.model is None:
         return
     answers = config.steps * config.prompts * config.samples
-    _training(answers * TOKENS_PER_EXAMPLE * config.updates, config, known.model, known, estimate, TRAINING_SHARE)
+    short = config.model_copy(update={"context": 2 * TOKENS_PER_EXAMPLE})  # a prompt and its answer
+    _training(answers * TOKENS_PER_EXAMPLE * config.updates, short, known.model, known, estimate)
     estimate.seconds += answers * TOKENS_PER_ANSWER / SAMPLED_TOKENS_PER_S
-    rows = config.micro_batch or config.prompts * config.samples
-    estimate.memory = PROCESS_BYTES + cost.training_bytes(known.model, rows * 2 * TOKENS_PER_EXAMPLE)
     estimate.makes = f"{human_count(cost.n_parameters(known.model))} parameters"
 
 
-def _training(
-    tokens: float, config: Any, model: ModelConfig, known: Known, estimate: StageEstimate, share: float
-) -> None:
-    flops = tokens * cost.flops_per_token(model, config.context, training=True)
-    estimate.seconds = START_SECONDS + flops / (share * known.rates.matmul(config.precision))
-    rows = config.micro_batch or config.batch_size
-    estimate.memory = PROCESS_BYTES + cost.training_bytes(model, rows * config.context)
+def _training(tokens: float, config: Any, model: ModelConfig, known: Known, estimate: StageEstimate) -> None:
+    per_token = step_seconds(model, config, known.rates) / (config.batch_size * config.context)
+    estimate.seconds = START_SECONDS + tokens * per_token
+    estimate.memory = planned_memory(model, config)
     estimate.disk = 4.0 * cost.n_parameters(model)
 
 

@@ -10,11 +10,11 @@ from foundling.core.units import human_bytes
 from foundling.models import cost
 from foundling.planning.answer import Answer, Figure, positive, whole
 from foundling.planning.compute import Devices
+from foundling.planning.step_time import STATES, logit_tokens, state_bytes
 from foundling.planning.subject import Subject
 
 SERVING_OVERHEAD = 1.2  # activations, cache and buffers over the weights, as a rule of thumb
 RULE_SOURCE = "the textbooks' rule: weights × 1.2 for inference; × 2 more states and a gradient for training (AdamW)"
-STATES = {"adamw": 2, "muon": 1, "sgd": 1}  # float32 numbers kept for a weight
 USABLE = 0.92  # of a device's memory: the rest goes to the runtime, fragments and communication buffers
 
 
@@ -40,22 +40,19 @@ def training_memory(
     optimizer: str = "adamw",
     checkpointed: bool = False,
     shards: int = 1,
-    bytes_per_weight: float = 4,
 ) -> TrainingMemory:
-    """One device's memory in a training step, by part.
+    """One device's memory in a training step, by part. Weights, gradients and states are kept in float32.
 
     Args:
         tokens: of one micro-batch on one device.
         shards: devices that share the weights, gradients and optimizer state (FSDP).
-        bytes_per_weight: of weights, gradients and states: 4, as this package trains; 2 in pure bfloat16.
     """
-    states = STATES[optimizer]
-    weights = model.parameters * bytes_per_weight / shards
-    kept = 0.0
-    if model.config is not None:
-        kept = cost.activation_bytes(model.config, tokens, checkpointed=checkpointed)
-        weights = cost.weight_bytes(model.config, bytes_per_weight) / shards
-    return TrainingMemory(weights, weights, weights * states, kept)
+    weights = model.parameters * 4.0 / shards
+    if model.config is None:
+        return TrainingMemory(weights, weights, weights * STATES[optimizer], 0.0)
+    held = logit_tokens(model.config, tokens)
+    kept = cost.activation_bytes(model.config, tokens, checkpointed=checkpointed, logit_tokens=held)
+    return TrainingMemory(weights, weights, state_bytes(model.config, optimizer) / shards, kept)
 
 
 def weights(model: Subject, bits: float = 16, sparsity: float = 0.0) -> Answer:

@@ -12,13 +12,17 @@ from dataclasses import dataclass
 
 from foundling.core.hardware import Rates
 from foundling.models import cost
-from foundling.models.config import ModelConfig
+from foundling.models.config import AttentionConfig, ModelConfig
 from foundling.training.config import PretrainConfig, TrainingConfig
 
 MUON_STEPS = 5
-START_SECONDS, DISK_RATE, PROCESS_BYTES = 0.3, 500e6, 500e6
-CHUNK_LOGITS = 1 << 21  # as `training.loss` computes them: logits are never held for all tokens
+STATES = {"adamw": 2, "muon": 1, "sgd": 1}  # float32 numbers kept for a weight; Muon leaves the embeddings to AdamW
+CHUNK_LOGITS, LEAST_CHUNK = 1 << 21, 64  # `training/loss.py` holds no more logits at once
 SCORED = {"masked_diffusion": 0.5, "prefix_lm": 0.5}  # share of the tokens that objectives score; others score all
+LONGEST_SCORES = 512  # tokens of a row up to which a CPU keeps attention's weights (`models/layers/short_attention.py`)
+START_SECONDS, SAVE_RATE = 0.3, 500e6
+PROCESS_BYTES = 410e6  # Python, torch and the libraries it loads
+ALLOCATOR = 1.36  # memory of a backward pass over the activations kept for it: gradients of them, and holes
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ FACTORS = StepWork(1.5, 2.0, 3.0, 2.0, 2.0, 1.0, 2.0, 3e-3)
 def step_work(model: ModelConfig, config: TrainingConfig, rates: Rates) -> StepWork:
     """What one step of a training must do."""
     tokens = config.batch_size * config.context
-    passes = config.batch_size / (config.micro_batch or config.batch_size)
+    passes = config.batch_size / _rows(config)
     rate = rates.small_matmul(config.precision)
     again = {"none": 3.0, "alternate": 3.5, "all": 4.0}[config.recompute]  # forward is one, backward two
     scored = scored_share(config)
@@ -61,17 +65,21 @@ def step_work(model: ModelConfig, config: TrainingConfig, rates: Rates) -> StepW
     keys = sum(part.flops_per_key * min(config.context, part.window or config.context) for part in parts)
     kept = sum(part.activations for part in parts) + 4 * model.dim * len(model.blocks)
     n = cost.n_parameters(model)
-    states = 4.0 if config.optimizer == "adamw" else 3.0
     return StepWork(
         products=(again * weights + 3 * scored * model.dim * model.vocab_size) * 2 * tokens / rate,
         attention=again * keys * tokens / rate,
         traffic=kept * again / 3 * tokens / rates.elementwise,
         logits=scored * tokens * model.vocab_size / rates.softmax,
-        optimizer=n * 4 * (2 * states + 2 * passes) / rates.bandwidth,
+        optimizer=(2 * state_bytes(model, config.optimizer) + n * 4 * (3 + 2 * passes)) / rates.bandwidth,
         orthogonal=_muon_flops(model) / rate if config.optimizer == "muon" else 0.0,
         scan=sum(part.state_values for part in parts) * tokens * again / 3 / rates.elementwise,
         launches=passes * len(parts),
     )
+
+
+def _rows(config: TrainingConfig) -> int:
+    """Rows in one forward pass."""
+    return min(config.micro_batch or config.batch_size, config.batch_size)
 
 
 def scored_share(config: TrainingConfig) -> float:
@@ -95,10 +103,40 @@ def _muon_flops(model: ModelConfig) -> float:
 
 def planned_seconds(model: ModelConfig, config: TrainingConfig, rates: Rates) -> float:
     """Wall time of a whole training: its steps, the dry run, building the model and the last checkpoint."""
-    saved = 2 * cost.n_parameters(model) * 4 * 3 / DISK_RATE
-    return START_SECONDS + (config.steps + 1) * step_seconds(model, config, rates) + saved
+    saved = (cost.weight_bytes(model, 4) + state_bytes(model, config.optimizer)) / SAVE_RATE
+    return START_SECONDS + saved + (config.steps + 1) * step_seconds(model, config, rates)
+
+
+def state_bytes(model: ModelConfig, optimizer: str) -> float:
+    """Bytes of the optimizer's float32 state."""
+    tables = cost.n_parameters(model) - cost.n_parameters(model, embeddings=False) if optimizer == "muon" else 0
+    return cost.optimizer_bytes(model, STATES[optimizer]) + 4.0 * tables
+
+
+def logit_tokens(model: ModelConfig, tokens: int) -> int:
+    """Tokens whose logits are held at once."""
+    return min(tokens, max(LEAST_CHUNK, CHUNK_LOGITS // model.vocab_size))
 
 
 def planned_memory(model: ModelConfig, config: TrainingConfig) -> float:
-    """Resident peak of the process that trains, in bytes."""
-    return PROCESS_BYTES + cost.training_bytes(model, (config.micro_batch or config.batch_size) * config.context)
+    """Resident peak of a process that trains on a CPU, in bytes.
+
+    It is reached at the end of a forward pass (all activations, no gradients) or of a backward pass (all gradients).
+    """
+    width = 2 if config.precision == "bf16" else 4
+    tokens = _rows(config) * config.context
+    held = cost.weight_bytes(model, 4) + state_bytes(model, config.optimizer)
+    held += cost.weight_bytes(model, 2) if config.precision == "bf16" else 0
+    recompute = config.recompute == "all"
+    kept = cost.activation_bytes(model, tokens, width, checkpointed=recompute, logit_tokens=logit_tokens(model, tokens))
+    kept += _scores(model, config, recompute) * tokens * width
+    return PROCESS_BYTES + held + max(ALLOCATOR * kept, cost.weight_bytes(model, 4))
+
+
+def _scores(model: ModelConfig, config: TrainingConfig, recompute: bool) -> float:
+    """Attention's weights kept per token; when blocks are recomputed, those of one block."""
+    mixers = [block.mixer for block in model.blocks if isinstance(block.mixer, AttentionConfig)]
+    kept = [mixer.n_heads for mixer in mixers if mixer.causal and mixer.softcap is None]
+    if config.context > LONGEST_SCORES or not kept:
+        return 0.0
+    return float(max(kept) if recompute else sum(kept)) * config.context

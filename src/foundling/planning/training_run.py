@@ -16,8 +16,8 @@ from foundling.planning.compute import (
     devices,
     training_flops,
 )
-from foundling.planning.memory import STATES, USABLE, TrainingMemory, require_fit, training_memory
-from foundling.planning.step_time import PROCESS_BYTES, planned_seconds
+from foundling.planning.memory import USABLE, TrainingMemory, require_fit, training_memory
+from foundling.planning.step_time import PROCESS_BYTES, STATES, planned_seconds
 from foundling.planning.subject import Subject
 from foundling.training.config import TrainingConfig
 

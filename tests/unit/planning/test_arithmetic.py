@@ -143,7 +143,9 @@ def test_every_figure_is_the_config_s_own(name: str, store: Store) -> None:
     assert memory.experts(model)["active parameters (time)"] == cost.n_parameters(shape, active=True)
     assert work.training_flops(model, 10, 64) == 10 * cost.flops_per_token(shape, 64, training=True)
     need = memory.training_memory(model, 512)
-    assert need.total == pytest.approx(cost.training_bytes(shape, 512))
+    held = cost.weight_bytes(shape, 4)
+    assert (need.weights, need.gradients, need.optimizer) == (held, held, cost.optimizer_bytes(shape))
+    assert need.activations == cost.activation_bytes(shape, 512, logit_tokens=max(64, 2**21 // shape.vocab_size))
 
 
 def test_every_preset_can_be_planned(store: Store) -> None:

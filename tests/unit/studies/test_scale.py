@@ -31,7 +31,9 @@ def recipe(**changes: Any) -> Any:
 def trained(store: Store, name: str, parameters: float, tokens: float) -> Artifact:
     """A model artifact as `pretrain` leaves it, with the loss of a known law."""
     with store.draft("model", "pretrain", 1, {"name": name}, {}) as draft:
-        curve = [{"kind": "step", "step": s, "loss": TRUE.loss(parameters, tokens * s / 100)} for s in range(10, 101, 10)]
+        curve = [
+            {"kind": "step", "step": s, "loss": TRUE.loss(parameters, tokens * s / 100)} for s in range(10, 101, 10)
+        ]
         (draft.path / LOG).write_text("".join(json.dumps(line) + "\n" for line in curve))
         draft.metrics |= {"parameters": parameters, "tokens": tokens, "steps": 100}
         draft.metrics |= {"validation_bits_per_byte": TRUE.loss(parameters, tokens)}

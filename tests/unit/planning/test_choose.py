@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from foundling.core.hardware import Rates
 from foundling.models.presets import names
-from foundling.training.ladder import LADDER, MAX_STEPS, MIN_STEPS, choose_size
+from foundling.planning.choose import LADDER, MAX_STEPS, MIN_STEPS, choose_size
 
 
 @given(budget=st.floats(1, 1e6), rate=st.floats(1e10, 1e15))
@@ -19,7 +19,7 @@ def test_always_a_preset_and_a_sane_number_of_steps(budget: float, rate: float) 
 
 def test_more_time_never_gives_a_smaller_model() -> None:
     """A bigger budget that buys a worse model is a hole in the ladder."""
-    order = [rung.preset for rung in LADDER]
+    order = list(LADDER)
     sizes = [
         order.index(choose_size(seconds, Rates(3e10, 1.5e11, 4e11, 2, "cpu"))[0]) for seconds in range(20, 20000, 60)
     ]
