@@ -14,17 +14,20 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from foundling.cli.flags import config_data, flag_parameters, with_parameters
-from foundling.core import progress
+from foundling.cli.lives import print_plan
+from foundling.core import hardware, progress
 from foundling.core.artifacts import Artifact, Store
 from foundling.core.errors import FoundlingError
 from foundling.core.lives import ancestors, key_of, last_of_kind
 from foundling.core.stages import Node, Stage
-from foundling.pipeline import STAGES, announce, open_life, run_life
+from foundling.pipeline import STAGES, announce, open_life, resolve, run_life
 from foundling.planning.choose import choose_sizes
-from foundling.recipes.recipe import check_recipe
+from foundling.planning.estimate import plan_life
+from foundling.recipes.recipe import Recipe, check_recipe
 from foundling.releases.summary import print_scores
 
 MADE_BY = {"corpus": "corpus", "tokenizer": "tokenizer", "tokens": "tokenize"}  # port -> the stage that can make it
+TRAINS = {"pretrain", "sft", "prefer", "reward", "reinforce"}  # verbs that begin with their plan
 MODEL_FIRST = {"evaluate", "compress"}  # verbs whose first argument is the model
 
 
@@ -75,6 +78,7 @@ def run_standalone(
     stages: dict[str, Any] = {}
     _add_stage(stages, stage, config, {k: v for k, v in ports.items() if v}, data, home)
     recipe = choose_sizes(check_recipe({"name": name or stage.verb, "stages": stages}, stage.verb), home, {})[0]
+    _plan(recipe, home, show=not json)
     results: list[Artifact] = []
 
     def done(node: Node, artifact: Artifact, reused: bool) -> None:
@@ -85,6 +89,17 @@ def run_standalone(
     if not quiet:
         _show(results[-1], bool(json))
     return results[-1]
+
+
+def _plan(recipe: Recipe, store: Store, *, show: bool) -> None:
+    """Show what training will take before it begins; refuse what cannot fit."""
+    if not any(spec.stage in TRAINS for spec in recipe.stages.values()):
+        return
+    rates = hardware.remembered(store.root / "machine.json")
+    the_plan = plan_life(recipe.name, resolve(recipe, store), store, rates)
+    if show:
+        print_plan(the_plan)
+    the_plan.refuse_if_too_large()
 
 
 def _add_stage(

@@ -7,6 +7,7 @@ how far they were from the truth.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -19,6 +20,7 @@ from foundling.core.stages import Node
 from foundling.core.units import human_bytes, human_count
 from foundling.models import cost
 from foundling.models.config import ModelConfig
+from foundling.models.families.translate import config_from_hf
 from foundling.models.presets import preset
 from foundling.planning.step_time import PROCESS_BYTES, planned_memory, step_seconds
 
@@ -102,11 +104,23 @@ def plan_life(name: str, nodes: Sequence[Node], store: Store, rates: Rates) -> L
     for node in nodes:
         found = store.find(node.key)
         estimate = StageEstimate(node.name, node.stage.verb, _reads(node), node.stage.kind, found is not None)
+        _look_at_inputs(node, known)
         ESTIMATES.get(node.stage.verb, _nothing)(node, known, estimate)
         if found is not None:
             estimate.disk = float(found.size)
         stages.append(estimate)
     return LifePlan(name, hardware.describe(), stages)
+
+
+def _look_at_inputs(node: Node, known: Known) -> None:
+    """What artifacts from outside the life say of themselves: a model's architecture, the tokens' vocabulary."""
+    for port, found in node.inputs.items():
+        if isinstance(found, str):
+            continue
+        if port == "tokens" and (meta := found.path / "tokens.json").is_file():
+            known.vocab_size = int(json.loads(meta.read_text(encoding="utf-8"))["vocab_size"])
+        elif port in ("base", "model") and (shape := found.path / "config.json").is_file():
+            known.model = config_from_hf(json.loads(shape.read_text(encoding="utf-8")), str(shape))
 
 
 def _corpus(node: Node, known: Known, estimate: StageEstimate) -> None:
@@ -135,7 +149,8 @@ def _tokenize(node: Node, known: Known, estimate: StageEstimate) -> None:
 
 def _pretrain(node: Node, known: Known, estimate: StageEstimate) -> None:
     config: Any = node.config
-    model = preset(config.preset, vocab_size=known.vocab_size)
+    base = known.model if "base" in node.inputs else None
+    model = base or preset(config.preset, vocab_size=known.vocab_size)
     known.model = model
     tokens = config.steps * config.batch_size * config.context
     _training(tokens, config, model, known, estimate)
