@@ -31,7 +31,8 @@ class StepWork:
 
     Attributes:
         products: matrix products of the blocks and the head, forward and backward.
-        attention: products of queries with keys and of weights with values.
+        attention: products of queries with keys and of weights with values, where the weights are kept.
+        fused: the same products by torch's fused kernel, which is slower on a CPU: long rows, attention both ways.
         traffic: activations, element by element.
         logits: the softmax over the vocabulary.
         optimizer: weights, gradients and states read and written.
@@ -42,6 +43,7 @@ class StepWork:
 
     products: float
     attention: float
+    fused: float
     traffic: float
     logits: float
     optimizer: float
@@ -50,7 +52,7 @@ class StepWork:
     launches: float
 
 
-FACTORS = StepWork(1.5, 2.0, 3.0, 2.0, 2.0, 1.0, 2.0, 3e-3)
+FACTORS = StepWork(1.5, 2.0, 5.0, 3.0, 2.0, 2.0, 1.0, 2.0, 3e-3)
 
 
 def step_work(model: ModelConfig, config: TrainingConfig, rates: Rates) -> StepWork:
@@ -63,11 +65,14 @@ def step_work(model: ModelConfig, config: TrainingConfig, rates: Rates) -> StepW
     parts = cost.parts(model)
     weights = sum(part.matmul_weights for part in parts)
     keys = sum(part.flops_per_key * min(config.context, part.window or config.context) for part in parts)
+    mixers = [block.mixer for block in model.blocks if isinstance(block.mixer, AttentionConfig)]
+    held = all(_keeps_scores(mixer, config.context) for mixer in mixers)
     kept = sum(part.activations for part in parts) + 4 * model.dim * len(model.blocks)
     n = cost.n_parameters(model)
     return StepWork(
         products=(again * weights + 3 * scored * model.dim * model.vocab_size) * 2 * tokens / rate,
-        attention=again * keys * tokens / rate,
+        attention=again * keys * tokens / rate if held else 0.0,
+        fused=0.0 if held else again * keys * tokens / rate,
         traffic=kept * again / 3 * tokens / rates.elementwise,
         logits=scored * tokens * model.vocab_size / rates.softmax,
         optimizer=(2 * state_bytes(model, config.optimizer) + n * 4 * (3 + 2 * passes)) / rates.bandwidth,
@@ -133,10 +138,12 @@ def planned_memory(model: ModelConfig, config: TrainingConfig) -> float:
     return PROCESS_BYTES + held + max(ALLOCATOR * kept, cost.weight_bytes(model, 4))
 
 
+def _keeps_scores(mixer: AttentionConfig, context: int) -> bool:
+    return context <= LONGEST_SCORES and mixer.causal and mixer.softcap is None
+
+
 def _scores(model: ModelConfig, config: TrainingConfig, recompute: bool) -> float:
     """Attention's weights kept per token; when blocks are recomputed, those of one block."""
     mixers = [block.mixer for block in model.blocks if isinstance(block.mixer, AttentionConfig)]
-    kept = [mixer.n_heads for mixer in mixers if mixer.causal and mixer.softcap is None]
-    if config.context > LONGEST_SCORES or not kept:
-        return 0.0
-    return float(max(kept) if recompute else sum(kept)) * config.context
+    kept = [mixer.n_heads for mixer in mixers if _keeps_scores(mixer, config.context)]
+    return float((max(kept) if recompute else sum(kept)) * config.context) if kept else 0.0
