@@ -3,16 +3,17 @@
     python benchmarks/planning.py [--repeats 3] [--seconds 8]      the table of docs/planning.md
     python benchmarks/planning.py calibrate                        the factors of planning/step_time.py, from other runs
 
-Every run is a process of its own. Beside each the machine's rates are measured again, and what other processes leave of
-them (the mean matrix rate over the best, before and after), because the machine is shared; the plan is made from those.
-Time is what `Trainer.fit` takes by the clock (its dry run and last checkpoint included); memory is the process's
-resident peak. Bounds: the median of the repeats within 25% in time and 10% in memory.
+Every run is a process of its own, on one thread. Beside each the machine's rates are measured again; the plan is made
+from those. Time is the processor time of `Trainer.fit` (its dry run and last checkpoint included): on a machine that
+others use too, the clock would measure them. Memory is the process's resident peak. Bounds: the median of the repeats
+within 25% in time and 10% in memory.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import tempfile
 import threading
 import time
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,30 +35,33 @@ CHECKS: dict[str, dict[str, Any]] = {
     "3m, fp32 AdamW": {"preset": "foundling-3m", "precision": "fp32", "optimizer": "adamw", "batch_size": 8},
     "2m, masked": {"preset": "foundling-2m", "objective": "masked", "batch_size": 32, "context": 128},
     "4m, prefix LM, micro-batches": {"preset": "foundling-4m", "objective": "prefix_lm", "micro_batch": 4},
-    "2m, vocabulary 32k, recompute": {"preset": "foundling-2m", "vocab": 32768, "recompute": "all"},
+    "2m, vocabulary 32k, recompute": {
+        "preset": "foundling-2m",
+        "vocab": 32768,
+        "recompute": "all",
+        "precision": "fp32",
+        "batch_size": 4,
+    },
     "mixture of experts": {"design": ("moe", 256, 4)},
     "mamba2": {"design": ("mamba2", 192, 3), "batch_size": 8},
 }
 CALIBRATION: dict[str, dict[str, Any]] = {
     "2m": {"preset": "foundling-2m", "batch_size": 8},
     "4m": {"preset": "foundling-4m"},
-    "8m": {"preset": "foundling-8m", "batch_size": 8},
     "16m": {"preset": "foundling-16m", "batch_size": 4, "context": 512},
     "4m tiny batch": {"preset": "foundling-4m", "batch_size": 2, "context": 128},
     "1m long": {"preset": "foundling-1m", "batch_size": 2, "context": 2048},
     "2m fp32": {"preset": "foundling-2m", "precision": "fp32"},
-    "8m fp32 sgd": {"preset": "foundling-8m", "precision": "fp32", "optimizer": "sgd", "batch_size": 4},
     "6m adamw": {"preset": "foundling-6m", "optimizer": "adamw", "batch_size": 8},
     "1m vocabulary 16k": {"preset": "foundling-1m", "vocab": 16384},
-    "1m vocabulary 1k": {"preset": "foundling-1m", "vocab": 1024, "batch_size": 32, "context": 128},
     "3m masked": {"preset": "foundling-3m", "objective": "masked"},
     "6m micro": {"preset": "foundling-6m", "micro_batch": 2, "batch_size": 8},
-    "3m recompute": {"preset": "foundling-3m", "recompute": "all"},
+    "3m recompute": {"preset": "foundling-3m", "recompute": "all", "precision": "fp32", "batch_size": 8},
+    "3m prefix": {"preset": "foundling-3m", "objective": "prefix_lm", "batch_size": 8},
     "moe": {"design": ("moe", 192, 3), "batch_size": 8},
     "mamba2": {"design": ("mamba2", 128, 4)},
     "mamba": {"design": ("mamba", 128, 3), "batch_size": 8},
     "rwkv7": {"design": ("rwkv7", 128, 3), "batch_size": 8},
-    "gqa": {"design": ("gqa", 384, 3), "batch_size": 8},
 }
 
 
@@ -101,16 +106,21 @@ def random_tokens(folder: Path, vocab: int) -> None:
     (folder / "tokens.json").write_text(json.dumps(meta))
 
 
-def share_of_machine(rates: Any, seconds: float = 0.5) -> float:
-    """What other processes leave of the matrix rate: its mean over some time, over the best that was measured."""
-    import torch
+class Timed:
+    """An objective that notes the processor time at every batch, for the time of a step without the first ones."""
 
-    a = torch.randn(1536, 1536).to(torch.bfloat16)
-    count, start = 0, time.perf_counter()
-    while time.perf_counter() - start < seconds:
-        a @ a
-        count += 1
-    return min(1.0, 2 * 1536**3 * count / (time.perf_counter() - start) / rates.bf16)
+    def __init__(self, objective: Any) -> None:
+        self.objective, self.at = objective, []
+
+    def batch(self, step: int, model: Any = None) -> Any:
+        self.at.append(time.process_time())
+        return self.objective.batch(step, model)
+
+    def loss(self, model: Any, batch: Any) -> Any:
+        return self.objective.loss(model, batch)
+
+    def step_seconds(self) -> float:
+        return statistics.median(after - before for before, after in pairwise(self.at[1:]))
 
 
 class Peak:
@@ -143,25 +153,23 @@ def one_run(case: dict[str, Any], seconds: float) -> dict[str, Any]:
 
     progress.set_quiet(True)
     rates = hardware.measure()
-    before = share_of_machine(rates)
     shape = shape_of(case)
-    steps = max(4, round(seconds / step_seconds(shape, options_of(case, 1), rates)))
+    steps = max(5, round(seconds / step_seconds(shape, options_of(case, 1), rates)))
     options = options_of(case, steps)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         random_tokens(folder, shape.vocab_size)
-        objective = objective_of(options, folder)
+        objective = Timed(objective_of(options, folder))
         with Peak() as peak:
-            start = time.perf_counter()
-            summary = Trainer(build(shape, 0), objective, options, folder, log=folder / "log.jsonl").fit()
-            took = time.perf_counter() - start
-    share = (before + share_of_machine(rates)) / 2
+            start, clock = time.process_time(), time.perf_counter()
+            Trainer(build(shape, 0), objective, options, folder, log=folder / "log.jsonl").fit()
+            took, clock = time.process_time() - start, time.perf_counter() - clock
     return {
         "steps": steps,
-        "planned_s": planned_seconds(shape, options, rates) / share,
-        "share": share,
+        "planned_s": planned_seconds(shape, options, rates),
+        "clock_s": clock,
         "actual_s": took,
-        "step_s": summary.seconds / steps * share,
+        "step_s": objective.step_seconds(),
         "planned_bytes": planned_memory(shape, options),
         "actual_bytes": peak.bytes,
         "before_bytes": peak.before,
@@ -173,7 +181,8 @@ def one_run(case: dict[str, Any], seconds: float) -> dict[str, Any]:
 
 def in_a_process(case: dict[str, Any], seconds: float) -> dict[str, Any]:
     command = [sys.executable, __file__, "one", json.dumps(case), "--seconds", str(seconds)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    alone = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=alone)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 
@@ -184,7 +193,6 @@ def check(repeats: int, seconds: float) -> None:
         "parameters",
         "rows × tokens",
         "narrow bf16 GFLOP/s",
-        "share",
         "planned s",
         "actual s",
         "ratio",
@@ -205,13 +213,11 @@ def check(repeats: int, seconds: float) -> None:
             for key in ("planned_s", "actual_s", "planned_bytes", "actual_bytes")
         }
         rate = statistics.median(run["rates"]["small_bf16"] for run in runs)
-        share = statistics.median(run["share"] for run in runs)
         cells = [
             name,
             f"{runs[0]['parameters'] / 1e6:.2f}M",
             f"{options.batch_size} × {options.context}",
             f"{rate / 1e9:.0f}",
-            f"{share:.0%}",
         ]
         cells += [f"{middle['planned_s']:.1f}", f"{middle['actual_s']:.1f}", f"{time_ratio:.2f}"]
         cells += [f"{middle['planned_bytes'] / 1e6:.0f}", f"{middle['actual_bytes'] / 1e6:.0f}", f"{memory_ratio:.2f}"]

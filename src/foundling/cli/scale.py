@@ -18,7 +18,7 @@ from foundling.planning.answer import whole
 from foundling.planning.estimate import plan_life
 from foundling.recipes.recipe import Recipe, check_recipe
 
-SIZES = ("foundling-25k", "foundling-50k", "foundling-100k", "foundling-150k", "foundling-200k")
+SIZES = ("foundling-25k", "foundling-50k", "foundling-100k", "foundling-150k", "foundling-180k")
 Many = Parameter(consume_multiple=True, negative="")
 
 
@@ -44,7 +44,7 @@ def scale(
 
     Args:
         data: text to train on (default: the text that is installed with Python).
-        sizes: presets of the ladder, five or more (default: foundling-25k to foundling-200k).
+        sizes: presets of the ladder, five or more (default: foundling-25k to foundling-180k).
         tokens: every size is trained on each of these amounts (default: 500K 1M 2M).
         budgets: FLOPs, in place of --tokens: every size is trained at each, on C / 6N tokens.
         held_out: a larger preset that is predicted, then trained on the most tokens; "" for none.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import platform
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 NARROW = 256
+PIECES = 16
 LEAST_SECONDS = 0.08  # short work is repeated so long: one slice of it meets no other process
 WATTS_PER_CORE = 10.0  # assumption for energy estimates on a CPU: package power over cores, typical of servers
 
@@ -43,9 +45,9 @@ class Rates:
     softmax: float = 0.0
 
     def __post_init__(self) -> None:
-        guesses = {"small_fp32": 0.7 * self.fp32, "small_bf16": 0.7 * self.bf16}
-        guesses |= {"elementwise": self.bandwidth / 8, "softmax": self.bandwidth / 30}
-        for name, guess in guesses.items():  # of a typical two-core machine, where only the large rates are known
+        guesses = {"small_fp32": self.fp32, "small_bf16": self.bf16}
+        guesses |= {"elementwise": self.bandwidth / 4, "softmax": self.bandwidth / 10}
+        for name, guess in guesses.items():  # of a two-core machine of which only the large rates are known
             object.__setattr__(self, name, getattr(self, name) or guess)
 
     def matmul(self, precision: str) -> float:
@@ -105,7 +107,8 @@ def _measure_on(device: torch.device, size: int, bytes_: int) -> Rates:
         return 2 * rows * width**2 / _best_seconds(lambda: a @ b.T, device)
 
     block = torch.ones(bytes_ // 4, device=device)
-    bandwidth = bytes_ / _best_seconds(block.sum, device)
+    pieces = itertools.cycle(block.chunk(PIECES))  # short ones: one of them meets no other process
+    bandwidth = bytes_ / PIECES / _best_seconds(lambda: next(pieces).sum(), device)
     name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
     x = torch.randn(4096, NARROW, device=device, dtype=torch.bfloat16)
     return Rates(

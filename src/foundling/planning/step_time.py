@@ -20,7 +20,9 @@ STATES = {"adamw": 2, "muon": 1, "sgd": 1}  # float32 numbers kept for a weight;
 CHUNK_LOGITS, LEAST_CHUNK = 1 << 21, 64  # `training/loss.py` holds no more logits at once
 SCORED = {"masked_diffusion": 0.5, "prefix_lm": 0.5}  # share of the tokens that objectives score; others score all
 LONGEST_SCORES = 512  # tokens of a row up to which a CPU keeps attention's weights (`models/layers/short_attention.py`)
-START_SECONDS, SAVE_RATE = 0.3, 500e6
+FUSED_KEYS = 4000  # what each token costs the fused kernel on a CPU, beside its keys, in keys
+START_SECONDS, SAVE_RATE = 0.9, 500e6
+KEPT = {"moe": 8.0, "mamba2": 3.2, "mamba": 2.0, "rwkv7": 4.5}  # times what `cost.py` counts is held in training
 PROCESS_BYTES = 410e6  # Python, torch and the libraries it loads
 ALLOCATOR = 1.36  # memory of a backward pass over the activations kept for it: gradients of them, and holes
 
@@ -52,7 +54,17 @@ class StepWork:
     launches: float
 
 
-FACTORS = StepWork(1.5, 2.0, 5.0, 3.0, 2.0, 2.0, 1.0, 2.0, 3e-3)
+FACTORS = StepWork(
+    products=1.1,
+    attention=1.5,
+    fused=1.24,
+    traffic=5.97,
+    logits=12.8,
+    optimizer=1.97,
+    orthogonal=2.2,
+    scan=0.9,
+    launches=6.5e-3,
+)
 
 
 def step_work(model: ModelConfig, config: TrainingConfig, rates: Rates) -> StepWork:
@@ -65,14 +77,15 @@ def step_work(model: ModelConfig, config: TrainingConfig, rates: Rates) -> StepW
     parts = cost.parts(model)
     weights = sum(part.matmul_weights for part in parts)
     keys = sum(part.flops_per_key * min(config.context, part.window or config.context) for part in parts)
+    per_key = sum(part.flops_per_key for part in parts)
     mixers = [block.mixer for block in model.blocks if isinstance(block.mixer, AttentionConfig)]
     held = all(_keeps_scores(mixer, config.context) for mixer in mixers)
-    kept = sum(part.activations for part in parts) + 4 * model.dim * len(model.blocks)
+    kept = sum(part.activations for part in parts) + 4 * model.dim * len(model.blocks) + _more_kept(model)
     n = cost.n_parameters(model)
     return StepWork(
         products=(again * weights + 3 * scored * model.dim * model.vocab_size) * 2 * tokens / rate,
         attention=again * keys * tokens / rate if held else 0.0,
-        fused=0.0 if held else again * keys * tokens / rate,
+        fused=0.0 if held else again * (keys + FUSED_KEYS * per_key) * tokens / rate,
         traffic=kept * again / 3 * tokens / rates.elementwise,
         logits=scored * tokens * model.vocab_size / rates.softmax,
         optimizer=(2 * state_bytes(model, config.optimizer) + n * 4 * (3 + 2 * passes)) / rates.bandwidth,
@@ -135,7 +148,14 @@ def planned_memory(model: ModelConfig, config: TrainingConfig) -> float:
     recompute = config.recompute == "all"
     kept = cost.activation_bytes(model, tokens, width, checkpointed=recompute, logit_tokens=logit_tokens(model, tokens))
     kept += _scores(model, config, recompute) * tokens * width
+    kept += _more_kept(model) / (len(model.blocks) if recompute else 1) * tokens * width
     return PROCESS_BYTES + held + max(ALLOCATOR * kept, cost.weight_bytes(model, 4))
+
+
+def _more_kept(model: ModelConfig) -> float:
+    """Numbers per token that parts hold in training beyond those that `cost.py` counts."""
+    parts = [part for block in model.blocks for part in (block.mixer, block.ffn) if part and part.kind in KEPT]
+    return sum((KEPT[part.kind] - 1) * cost.PARTS[part.kind](part, model.dim).activations for part in parts)
 
 
 def _keeps_scores(mixer: AttentionConfig, context: int) -> bool:

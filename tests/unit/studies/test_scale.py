@@ -18,7 +18,7 @@ from foundling.studies.config import ScaleConfig
 from foundling.training.pretrain import LOG
 
 SHAPE = {"context": 256, "batch_size": 8, "vocab_size": 1024}
-SIZES = [f"foundling-{n}k" for n in (25, 50, 100, 150, 200)]
+SIZES = [f"foundling-{n}k" for n in (25, 50, 100, 150, 180)]
 TRUE = Law(1.1, 40.0, 300.0, 0.35, 0.4)
 
 
