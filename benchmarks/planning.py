@@ -1,7 +1,7 @@
 """Plan against actual: ten training runs of different sizes, architectures, batch shapes and objectives.
 
     python benchmarks/planning.py [--repeats 3] [--seconds 8]      the table of docs/planning.md
-    python benchmarks/planning.py calibrate                        the factors of planning/step_time.py, from other runs
+    python benchmarks/planning.py calibrate [--runs FILE]          the factors of planning/step_time.py, from other runs
 
 Every run is a process of its own, on one thread. Beside each the machine's rates are measured again; the plan is made
 from those. Time is the processor time of `Trainer.fit` (its dry run and last checkpoint included): on a machine that
@@ -187,65 +187,55 @@ def in_a_process(case: dict[str, Any], seconds: float) -> dict[str, Any]:
     return result
 
 
-def check(repeats: int, seconds: float) -> None:
-    head = [
-        "run",
-        "parameters",
-        "rows × tokens",
-        "narrow bf16 GFLOP/s",
-        "planned s",
-        "actual s",
-        "ratio",
-        "planned MB",
-        "actual MB",
-        "ratio",
-    ]
-    print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
+HEAD = ("run", "parameters", "rows × tokens", "narrow bf16 GFLOP/s", "planned s", "actual s", "ratio", "planned MB")
+HEAD += ("actual MB", "ratio")
+
+
+def report(cases: dict[str, dict[str, Any]], runs: dict[str, list[dict[str, Any]]]) -> None:
+    """The table, planned anew from the rates that were measured beside each run."""
+    from foundling.core.hardware import Rates
+    from foundling.planning.step_time import planned_memory, planned_seconds
+
+    print("| " + " | ".join(HEAD) + " |\n|" + "---|" * len(HEAD))
     worst = [0.0, 0.0]
-    for name, case in CHECKS.items():
-        runs = [in_a_process(case, seconds) for _ in range(repeats)]
-        options = options_of(case, 1)
-        time_ratio = statistics.median(run["actual_s"] / run["planned_s"] for run in runs)
-        memory_ratio = statistics.median(run["actual_bytes"] / run["planned_bytes"] for run in runs)
-        worst = [max(w, abs(r - 1)) for w, r in zip(worst, (time_ratio, memory_ratio), strict=True)]
-        middle = {
-            key: statistics.median(run[key] for run in runs)
-            for key in ("planned_s", "actual_s", "planned_bytes", "actual_bytes")
-        }
-        rate = statistics.median(run["rates"]["small_bf16"] for run in runs)
-        cells = [
-            name,
-            f"{runs[0]['parameters'] / 1e6:.2f}M",
-            f"{options.batch_size} × {options.context}",
-            f"{rate / 1e9:.0f}",
-        ]
-        cells += [f"{middle['planned_s']:.1f}", f"{middle['actual_s']:.1f}", f"{time_ratio:.2f}"]
-        cells += [f"{middle['planned_bytes'] / 1e6:.0f}", f"{middle['actual_bytes'] / 1e6:.0f}", f"{memory_ratio:.2f}"]
+    for name, done in runs.items():
+        shape = shape_of(cases[name])
+        options = [options_of(cases[name], run["steps"]) for run in done]
+        planned = [planned_seconds(shape, o, Rates(**run["rates"])) for o, run in zip(options, done, strict=True)]
+        memory = planned_memory(shape, options[0])
+        took = statistics.median(run["actual_s"] / plan for run, plan in zip(done, planned, strict=True))
+        peak = statistics.median(run["actual_bytes"] for run in done)
+        worst = [max(worst[0], abs(took - 1)), max(worst[1], abs(peak / memory - 1))]
+        rate = statistics.median(run["rates"]["small_bf16"] for run in done)
+        cells = [name, f"{done[0]['parameters'] / 1e6:.2f}M", f"{options[0].batch_size} × {options[0].context}"]
+        cells += [f"{rate / 1e9:.0f}", f"{statistics.median(planned):.1f}"]
+        cells += [f"{statistics.median(run['actual_s'] for run in done):.1f}", f"{took:.2f}"]
+        cells += [f"{memory / 1e6:.0f}", f"{peak / 1e6:.0f}", f"{peak / memory:.2f}"]
         print("| " + " | ".join(cells) + " |", flush=True)
-    print(
-        f"\nMedians of {repeats} runs; ratios are actual over planned, each run against the rates measured beside it."
-    )
+    print(f"\nRepeats of each: {len(done)}. Ratios are actual over planned, from the rates measured beside each run.")
     print(f"Largest miss: {worst[0]:.0%} in time (bound 25%), {worst[1]:.0%} in memory (bound 10%).")
 
 
-def calibrate(seconds: float, out: Path | None) -> None:
-    """Non-negative least squares on relative errors."""
+def fit_factors(runs: dict[str, list[dict[str, Any]]]) -> None:
+    """The factors that fit the steps' times best, in relative error; none below its physical limit."""
     import numpy as np
-    from scipy.optimize import nnls
+    from scipy.optimize import lsq_linear
 
-    runs = {}
-    for name, case in CALIBRATION.items():
-        runs[name] = in_a_process(case, seconds)
-        print(name, json.dumps(runs[name]), flush=True)
-        if out:
-            out.write_text(json.dumps(runs))
-    work = np.array([list(run["work"].values()) for run in runs.values()])
-    steps = np.array([run["step_s"] for run in runs.values()])
-    factors, _ = nnls(work / steps[:, None], np.ones(len(steps)))
-    names = list(next(iter(runs.values()))["work"])
-    print("FACTORS =", ", ".join(f"{name}={value:.3g}" for name, value in zip(names, factors, strict=True)))
-    for name, guess, real in zip(runs, work @ factors, steps, strict=True):
-        print(f"  {name:<18} {real * 1000:8.1f} ms, fitted {guess * 1000:8.1f}, ratio {real / guess:.2f}")
+    from foundling.core.hardware import Rates
+    from foundling.planning.step_time import step_work
+
+    work, seconds = [], []
+    for name, done in runs.items():
+        shape, options = shape_of(CALIBRATION[name]), options_of(CALIBRATION[name], 1)
+        for run in done:
+            work.append(vars(step_work(shape, options, Rates(**run["rates"]))))
+            seconds.append(run["step_s"])
+    names = list(work[0])
+    floors = {"products": 1.1, "attention": 1.5, "orthogonal": 1.0, "optimizer": 1.0}
+    shares = np.array([list(row.values()) for row in work]) / np.array(seconds)[:, None]
+    low = [floors.get(name, 0.0) for name in names]
+    found = lsq_linear(shares, np.ones(len(seconds)), (low, np.inf)).x
+    print("\nBest factors:", ", ".join(f"{name}={value:.3g}" for name, value in zip(names, found, strict=True)))
 
 
 def main() -> None:
@@ -253,16 +243,24 @@ def main() -> None:
     parser.add_argument("what", nargs="?", default="check", choices=("check", "calibrate", "one"))
     parser.add_argument("case", nargs="?")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=8.0)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--seconds", type=float, default=8.0, help="of training, in each run")
+    parser.add_argument("--runs", type=Path, help="JSON of runs: read if it is there (nothing is run), else written")
     options = parser.parse_args()
     if options.what == "one":
         print(json.dumps(one_run(json.loads(options.case), options.seconds)))
         return
-    if options.what == "calibrate":
-        calibrate(options.seconds, options.out)
+    cases = CALIBRATION if options.what == "calibrate" else CHECKS
+    if options.runs and options.runs.is_file():
+        runs = json.loads(options.runs.read_text())
     else:
-        check(options.repeats, options.seconds)
+        runs = {
+            name: [in_a_process(case, options.seconds) for _ in range(options.repeats)] for name, case in cases.items()
+        }
+        if options.runs:
+            options.runs.write_text(json.dumps(runs))
+    report(cases, runs)
+    if options.what == "calibrate":
+        fit_factors(runs)
 
 
 if __name__ == "__main__":

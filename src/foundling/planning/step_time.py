@@ -149,6 +149,8 @@ def planned_memory(model: ModelConfig, config: TrainingConfig) -> float:
     kept = cost.activation_bytes(model, tokens, width, checkpointed=recompute, logit_tokens=logit_tokens(model, tokens))
     kept += _scores(model, config, recompute) * tokens * width
     kept += _more_kept(model) / (len(model.blocks) if recompute else 1) * tokens * width
+    if recompute:  # beside the block that is recomputed, the gradients of one
+        kept += sum(part.activations for part in cost.parts(model)) / len(model.blocks) * tokens * width
     return PROCESS_BYTES + held + max(ALLOCATOR * kept, cost.weight_bytes(model, 4))
 
 
