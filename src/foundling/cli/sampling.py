@@ -47,7 +47,8 @@ def sample_explain(
     loaded = load(model, store=Store(store))
     params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     request = loaded.request(prompt)
-    logits = loaded.logits([list(request.prompt_ids)])[0, -1]
+    source = [list(request.encoder_ids)] if request.encoder_ids else None
+    logits = loaded.logits([list(request.prompt_ids)], source)[0, -1]
     steps = explain(logits, params, prompt=list(request.prompt_ids))
     likeliest = steps[0].probabilities.argsort(descending=True)[:show].tolist()
     names = [loaded.tokenizer.decode([token], skip_special=False) for token in likeliest]

@@ -42,11 +42,17 @@ class Model:
         """The engine on this module."""
         return Engine(self.module, self.tokenizer, **self._engine_options)
 
-    def logits(self, ids: Tensor | Sequence[Sequence[int]]) -> Tensor:
-        """Logits (batch, time, vocab) float32 of token ids (batch, time)."""
-        tokens = torch.as_tensor(ids, dtype=torch.int64, device=next(self.module.parameters()).device)
+    def logits(
+        self, ids: Tensor | Sequence[Sequence[int]], encoder_ids: Tensor | Sequence[Sequence[int]] | None = None
+    ) -> Tensor:
+        """Logits (batch, time, vocab) float32 of token ids (batch, time); encoder_ids: what an encoder reads."""
+        if self.module.encoder is not None and encoder_ids is None:
+            raise FoundlingError(f"a {self.module.config.family} model needs encoder_ids", "its encoder reads them")
+        device = next(self.module.parameters()).device
+        tokens = torch.as_tensor(ids, dtype=torch.int64, device=device)
+        source = None if encoder_ids is None else torch.as_tensor(encoder_ids, dtype=torch.int64, device=device)
         with inference_of(self.module):
-            return self.module(tokens).float()
+            return self.module(tokens, encoder_tokens=source).float()
 
     def generate(self, prompt: Prompt, **sampling: Any) -> Completion:
         """Continue a text, or answer chat messages. `sampling`: fields of SamplingParams (n > 1: see `generate_n`)."""

@@ -10,6 +10,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from foundling.core.errors import FoundlingError
 from foundling.inference.engine import Engine, Request, SamplingParams
+from foundling.inference.model import Model
 from foundling.models.checkpoint import load_module
 from foundling.models.language_model import LanguageModel
 
@@ -71,6 +72,15 @@ def test_scores(pair: tuple[T5ForConditionalGeneration, LanguageModel]) -> None:
             logits = pair[0](input_ids=torch.tensor([source]), labels=torch.tensor([target])).logits[0]
         logprobs = logits.log_softmax(-1)[torch.arange(len(target)), target]
         assert score.tokens_logprobs == pytest.approx(logprobs.tolist(), abs=1e-4)
+
+
+def test_logits(pair: tuple[T5ForConditionalGeneration, LanguageModel]) -> None:
+    model = Model(pair[1], None)  # type: ignore[arg-type]
+    with torch.no_grad():
+        expected = pair[0](input_ids=torch.tensor([SOURCES[0]]), decoder_input_ids=torch.tensor([[0, 7]])).logits
+    torch.testing.assert_close(model.logits([[0, 7]], [SOURCES[0]]), expected, atol=1e-4, rtol=0)
+    with pytest.raises(FoundlingError, match="encoder_ids"):
+        model.logits([[0]])
 
 
 def test_samples_share_their_source(pair: tuple[T5ForConditionalGeneration, LanguageModel]) -> None:
