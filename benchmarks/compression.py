@@ -39,6 +39,7 @@ from foundling.compression.distill import build_distilled
 from foundling.compression.distill_config import DistillConfig
 from foundling.core.artifacts import Artifact, Draft
 from foundling.core.config import parse
+from foundling.core.errors import FoundlingError
 from foundling.core.hardware import describe
 from foundling.core.stages import Inputs
 from foundling.core.units import human_bytes
@@ -138,7 +139,11 @@ def quality(chosen: argparse.Namespace) -> None:
     for name, fields in ((n, f) for n, f in OURS.items() if wanted(n)):
         config = parse(CompressConfig, fields, name)
         module = copy.deepcopy(original)
-        compress_module(module, config, rows if config.needs_text else None)
+        try:
+            compress_module(module, config, rows if config.needs_text else None)
+        except FoundlingError as error:  # a group size that does not fit this model's shapes
+            print(f"{name:30} {error}")
+            continue
         size = state_bytes(module)
         line(name, module.float(), size)
     peers = {}

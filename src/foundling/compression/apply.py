@@ -21,7 +21,7 @@ from foundling.core import progress
 from foundling.core.errors import FoundlingError, nearest
 from foundling.models.language_model import LanguageModel
 from foundling.models.layers.block import Block
-from foundling.models.quantized import QuantizedLinear, Scheme, from_codes
+from foundling.models.quantized import QuantizedLinear, Scheme, from_codes, group_size
 from foundling.models.quantized_bytes import byte_linear
 from foundling.models.rounding import quantize_linear
 
@@ -137,6 +137,9 @@ def schemes_for(
     Layers outside the blocks (a head that is not kept) take the lower bits.
     """
     low = scheme_of(config, config.bits)
+    if low is not None:  # refused before any work is done
+        for name in chosen:
+            group_size(low, cast(nn.Linear, module.get_submodule(name)).in_features)
     if config.max_bytes is None:
         return dict.fromkeys(chosen, low)
     assert tokens is not None and low is not None
