@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from foundling.core.errors import FoundlingError
 from foundling.corpus.config import CorpusConfig
 from foundling.corpus.documents import Quarantine
-from foundling.corpus.readers import registry
+from foundling.corpus.readers import jsonl, registry
 from foundling.corpus.sources import Piece
 
 CONFIG = CorpusConfig(max_record_bytes=100_000)
@@ -84,6 +84,20 @@ def test_one_endless_line_needs_no_memory(tmp_path: Path) -> None:
     text.write_bytes(b"x" * 9_000_000)
     texts, broken = read(text)
     assert "".join(texts) == "x" * 9_000_000 and max(map(len, texts)) <= CONFIG.piece_characters and broken == []
+
+
+def test_a_part_of_an_endless_line_is_not_read_to_its_end(tmp_path: Path) -> None:
+    """Else a file of one line, cut into n blocks, would be read n / 2 times."""
+    path = tmp_path / "line.jsonl"
+    path.write_bytes(b"x" * 100_000 + b'\n{"text": "last"}\n')
+    with path.open("rb") as file:
+        assert list(jsonl._lines(file, 20_000, 40_000, 1000)) == [] and file.tell() <= 41_000
+    with path.open("rb") as file:
+        assert list(jsonl._lines(file, 0, 20_000, 1000)) == [(0, None)] and file.tell() <= 21_001
+    with path.open("rb") as file:
+        assert list(jsonl._lines(file, 90_000, 110_000, 1000)) == [(100_001, b'{"text": "last"}\n')]
+    with path.open("rb") as file:
+        assert list(jsonl._lines(file, 100_001, 110_000, 1000)) == [(100_001, b'{"text": "last"}\n')]
 
 
 @pytest.mark.parametrize(

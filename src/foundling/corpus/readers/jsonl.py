@@ -58,20 +58,25 @@ def _lines(file: BinaryIO, start: int, end: int | None, longest: int) -> Iterato
     offset = start
     if start:
         file.seek(start - 1)
-        offset = start - 1 + _skip_line(file, longest)
+        offset = start - 1 + _skip_line(file, longest, end and end - start + 1)
     while end is None or offset < end:
         line = file.readline(longest + 1)
         if not line:
             return
         too_long = len(line) > longest and not line.endswith(b"\n")
         yield offset, None if too_long else line
-        offset += len(line) + (_skip_line(file, longest) if too_long else 0)
+        offset += len(line)
+        if too_long:
+            offset += _skip_line(file, longest, end and end - offset)
 
 
-def _skip_line(file: BinaryIO, longest: int) -> int:
-    """Read to the end of the line; returns how many bytes that was."""
+def _skip_line(file: BinaryIO, longest: int, enough: int | None) -> int:
+    """Read to the end of the line, or until `enough` bytes show that no line begins in this part of the file.
+
+    Returns how many bytes that was.
+    """
     skipped = 0
-    while part := file.readline(longest):
+    while (enough is None or skipped < enough) and (part := file.readline(longest)):
         skipped += len(part)
         if part.endswith(b"\n"):
             break
