@@ -105,7 +105,10 @@ def write_report(recipe: Recipe, store: Store, life: Life, artifacts: dict[str, 
     """The life's HTML report, an artifact like any other. `command` is what was typed to make the life."""
     config = {"life": recipe.name, "recipe": as_yaml(recipe), "plan": life.plan, "command": command}
     stage = STAGES["report"]
-    report, _ = run_stage(store, stage, parse(stage.config_type, config, "report"), artifacts)
+    shown = {
+        name: artifact for name, artifact in artifacts.items() if artifact.kind != "report"
+    }  # studies have their own
+    report, _ = run_stage(store, stage, parse(stage.config_type, config, "report"), shown)
     life.stages["report"] = report.key
     write_life(store, life)
     return report
