@@ -16,6 +16,8 @@ from foundling.evaluation.abstention import abstains
 from foundling.evaluation.calibration import calibration_summary, confidences, seed_variance
 from foundling.evaluation.config import CanariesConfig, EvaluateConfig, PersonalDataConfig, SamplesConfig
 from foundling.evaluation.documents import Documents
+from foundling.evaluation.report import Evaluated
+from foundling.evaluation.report_costs import scaling_table
 from foundling.evaluation.requests import (
     Answer,
     Answerer,
@@ -247,3 +249,22 @@ def test_a_task_may_be_a_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert outside(config) != before
     with pytest.raises(FoundlingError, match="cannot be imported"):
         make_tasks(EvaluateConfig(tasks=("own_tasks:Yours",)), None)
+
+
+def test_inverse_scaling_is_seen() -> None:
+    """Guards against a slope with the wrong sign where less is better, and a verdict on two sizes."""
+    names = {"small": 1_000_000, "middle": 10_000_000, "large": 100_000_000}
+    metrics = {"acc": True, "loss": False, "flat": True}
+    models = []
+    for rank, (name, parameters) in enumerate(names.items()):
+        outcomes = {
+            str(n): Outcome(str(n), {"acc": float(n % 3 >= rank), "loss": 3.0 - rank, "flat": float(n % 2)}, {})
+            for n in range(90)
+        }
+        specs = {m: {"kind": "mean", "higher_is_better": up} for m, up in metrics.items()}
+        results = {"model": {"parameters": parameters}, "tasks": {"t": {"metrics": specs}}}
+        models.append(Evaluated(name, results, {"t": outcomes}, {}, 0))
+    table = str(scaling_table(models))
+    rows = {row.split("</td>")[1].split(">")[-1]: row for row in table.split("<tr>")[2:]}
+    assert "inverse" in rows["acc"] and "larger is better" in rows["loss"] and "cannot tell" in rows["flat"]
+    assert scaling_table(models[:2]) is None
