@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import signal
+import sys
+import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +23,7 @@ from foundling.post_training.config import EXPRESSIONS, ReinforceConfig
 from foundling.post_training.data import Message, existing_file, read_rows
 
 POOL = 20_000  # instructions of a task to draw from
+SCHEMA_S = 1.0  # of one answer's validation
 LIMITS = ProgramLimits(cpu_s=2, wall_s=8.0)  # of one answer's program
 
 
@@ -153,9 +158,33 @@ def _schema(data: Sequence[Any], answers: Sequence[str]) -> list[str]:
     verdicts = []
     for schema, answer in zip(data, answers, strict=True):
         value = _json(answer)
-        fits = value is not _BROKEN and Draft202012Validator(schema).is_valid(value)
+        try:
+            with _within(SCHEMA_S):
+                fits = value is not _BROKEN and Draft202012Validator(schema).is_valid(value)
+        except TimeoutError:
+            verdicts.append("timeout")
+            continue
         verdicts.append("passed" if fits else "not JSON" if value is _BROKEN else "wrong")
     return verdicts
+
+
+@contextlib.contextmanager
+def _within(seconds: float) -> Iterator[None]:
+    """TimeoutError if the block takes longer: a pattern may backtrack for ever. Only where signals can be had."""
+    if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _python(data: Sequence[Any], answers: Sequence[str]) -> list[str]:

@@ -11,7 +11,7 @@ import torch
 
 from foundling.core.errors import FoundlingError
 from foundling.evaluation.tasks.expressions import generate
-from foundling.post_training import reward_model
+from foundling.post_training import reward_model, rewards
 from foundling.post_training.config import ReinforceConfig
 from foundling.post_training.reward_model import calibration_error, load_ensemble
 from foundling.post_training.rewards import Prompted, as_prompted, judge
@@ -52,6 +52,15 @@ def test_a_program_that_misbehaves_costs_one_answer() -> None:
     assert judged.passed == [True, False, False, False, False]
     assert judged.reasons["error"] == 1 and judged.reasons["timeout"] == 1 and judged.reasons["output"] == 1
     assert sum(judged.reasons.values()) == 4
+
+
+def test_a_pattern_that_backtracks_for_ever_costs_one_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards the one verifier that runs in this process: its time is limited, too, and the next answer is judged."""
+    pytest.importorskip("jsonschema", reason="the verifier `schema` needs jsonschema")
+    monkeypatch.setattr(rewards, "SCHEMA_S", 0.2)
+    prompts = [_prompted("schema", {"type": "string", "pattern": "^(a+)+$"})] * 2
+    judged = judge(prompts, [f'"{"a" * 40}!"', '"aa"'], ReinforceConfig(), None)
+    assert judged.passed == [False, True] and judged.reasons == {"timeout": 1}
 
 
 def test_a_score_and_a_verdict_can_be_mixed() -> None:
