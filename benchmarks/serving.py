@@ -28,7 +28,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ from foundling.tokenization.chat import render
 
 SOURCE = "smollm2-135m-instruct"
 CONTEXT = 1024
+PORT = "{port}"
 SUBJECTS = [
     "rivers",
     "bread",
@@ -94,7 +95,7 @@ class Contender:
     """A server: how it is started, what it calls the model, what its requests need beside OpenAI's fields."""
 
     name: str
-    command: Callable[[int], list[str]]
+    command: list[str]  # with PORT where the port goes
     model: str
     extra: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
@@ -156,7 +157,7 @@ def running(contender: Contender, log: Path) -> Iterator[None]:
         contender.port = int(probe.getsockname()[1])
     with log.open("wb") as output:
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", **contender.environment}
-        command = contender.command(contender.port)
+        command = [str(contender.port) if part == PORT else part for part in contender.command]
         child = subprocess.Popen(command, stdout=output, stderr=output, env=environment, start_new_session=True)
     try:
         end = time.monotonic() + 400
@@ -225,19 +226,19 @@ def write_models(folder: Path, bits: int) -> tuple[Path, Path]:
 
 def contenders(arguments: argparse.Namespace, directory: Path, file: Path) -> list[Contender]:
     ours = [str(Path(sys.executable).with_name("foundling")), "serve", str(directory), "--name", "smollm2"]
-    quiet = ["--log", os.devnull, "--max-requests", "512", "--port"]
-    found = [Contender("foundling", lambda port: [*ours, *quiet, str(port)], "smollm2", {"ignore_eos": True})]
+    ours += ["--log", os.devnull, "--max-requests", "512", "--port", PORT]
+    found = [Contender("foundling", ours, "smollm2", {"ignore_eos": True})]
     if arguments.llama_cpp:
-        start = [arguments.llama_cpp, "-c", LLAMA_CPP, str(file)]
-        found.append(Contender("llama.cpp", lambda p: [*start, str(p), "smollm2"], "smollm2", {"ignore_eos": True}))
+        llama = [arguments.llama_cpp, "-c", LLAMA_CPP, str(file), PORT, "smollm2"]
+        found.append(Contender("llama.cpp", llama, "smollm2", {"ignore_eos": True}))
     if arguments.vllm:
-        start = [arguments.vllm, "serve", str(directory), "--served-model-name", "smollm2", "--dtype", "bfloat16"]
-        start += ["--max-model-len", str(CONTEXT), "--max-num-seqs", "64", "--port"]
+        vllm = [arguments.vllm, "serve", str(directory), "--served-model-name", "smollm2", "--dtype", "bfloat16"]
+        vllm += ["--max-model-len", str(CONTEXT), "--max-num-seqs", "64", "--port", PORT]
         room = {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_LOGGING_LEVEL": "WARNING"}
-        found.append(Contender("vllm", lambda p: [*start, str(p)], "smollm2", {"ignore_eos": True}, room))
+        found.append(Contender("vllm", vllm, "smollm2", {"ignore_eos": True}, room))
     if arguments.transformers:
-        start = [str(Path(sys.executable).with_name("transformers")), "serve", str(directory), "--dtype", "bfloat16"]
-        found.append(Contender("transformers", lambda p: [*start, "--port", str(p)], str(directory)))
+        theirs = [str(Path(sys.executable).with_name("transformers")), "serve", str(directory), "--dtype", "bfloat16"]
+        found.append(Contender("transformers", [*theirs, "--port", PORT], str(directory)))
     return found
 
 

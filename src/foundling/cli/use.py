@@ -96,7 +96,10 @@ def _serve(model: str | None = None, store: str | None = None, **flags: Any) -> 
     config.refuse_open_server()  # before the time that loading takes
     home, (others, adapters) = Store(store), config.others()
     dtype = getattr(torch, config.dtype) if config.dtype != "auto" else None
-    loaded = {name: load(spec, store=home, dtype=dtype) for name, spec in {config.name: model, **others}.items()}
+    loaded = {
+        name: load(spec, store=home, dtype=dtype, max_tokens_in_cache=config.cache_tokens)
+        for name, spec in {config.name: model, **others}.items()
+    }
     for name, spec in adapters.items():
         artifact = artifact_of(home, spec, "adapter")
         loaded[config.name].engine.load_adapter(name, artifact.path if artifact else spec)

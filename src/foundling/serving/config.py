@@ -24,6 +24,9 @@ class ServeConfig(Config):
     dtype: Literal["auto", "float32", "bfloat16"] = option(
         "auto", "precision of the weights in memory; auto takes the files' own, and float32 for float16"
     )
+    cache_tokens: int | None = option(
+        None, "tokens that the key/value cache has room for; by default a full batch's, in at most 1 GiB", ge=16
+    )
     api_keys: tuple[str, ...] = option((), f"accepted API keys; {KEYS_VARIABLE} (comma-separated) adds to them")
     drain_seconds: float = option(30.0, "how long SIGTERM lets running requests finish", ge=0)
     max_body_bytes: int = option(8_000_000, "largest request body accepted", ge=1024)
