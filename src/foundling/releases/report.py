@@ -122,7 +122,8 @@ def _evaluation_section(page: Page, artifacts: Mapping[str, Artifact]) -> None:
     if not rows:
         return
     metrics = list(dict.fromkeys(metric for _, _, e in rows for metric in e.metrics))
-    headlines = [(h.metric, h.label) for h in HEADLINES if h.metric in metrics]
+    known = [(h.metric, h.label) for h in HEADLINES if h.metric in metrics]
+    headlines = known or [(metric, metric) for metric in metrics[:3]]  # tasks of the user's own have no headline
     scores = [(name, *(shown(e.metrics.get(metric)) for metric, _ in headlines)) for name, _, e in rows]
     beside = [f"{label}: {found}" for metric, label in headlines if (found := _references(metric, rows))]
     names = [name for name, _, _ in rows]
