@@ -121,7 +121,7 @@ def _add_stage(
                 _add_stage(stages, maker, own, {}, data, store)
             inputs[port] = maker.verb
         elif wanted.required:
-            key = last_of_kind(store, wanted.kinds[0], compressed=stage.verb == "evaluate")
+            key = last_of_kind(store, wanted.kinds[0], compressed=False)
             if key is None:
                 fix = f"Give --data FILES, or --{port} with a path, life/stage or key"
                 raise FoundlingError(f"{stage.verb} needs {wanted.help} and the store has none", fix=fix)

@@ -331,7 +331,8 @@ class Trainer:
             if evaluate and self.evaluate is not None:
                 self.state.evaluation = self.evaluate(self.module)
                 self.monitor.write("evaluation", step=step, **self.state.evaluation)
-                self._keep_if_best(next(iter(self.state.evaluation.values())))
+                if self.config.keep_best:
+                    self._keep_if_best(next(iter(self.state.evaluation.values())))
             if sample and self.sample is not None:
                 self.monitor.write("samples", step=step, texts=self.sample(self.module))
         self.state.evaluated = step if evaluate else self.state.evaluated
@@ -339,7 +340,7 @@ class Trainer:
         self.module.train()
 
     def _keep_if_best(self, value: float) -> None:
-        if self.config.keep_best and (self.state.best is None or value < self.state.best):
+        if self.state.best is None or value < self.state.best:
             self.state.best = value
             weights = checkpoint.trained_weights(self.module)
             if self.world.rank == 0:

@@ -55,7 +55,7 @@ def test_training_and_compressing_begin_with_the_last_model_that_is_not_compress
 
 
 def test_an_evaluation_takes_the_corpus_that_its_model_was_made_from(store: Store) -> None:
-    assert inputs_of(store, "evaluate") == {"model": "compress", "corpus": "corpus"}
+    assert inputs_of(store, "evaluate", model="sft/int8") == {"model": "compress", "corpus": "corpus"}
     assert inputs_of(store, "evaluate", model="sft/base") == {"model": "pretrain", "corpus": "corpus"}
     assert inputs_of(store, "evaluate", model="some/hub-id") == {"model": "some/hub-id"}
 

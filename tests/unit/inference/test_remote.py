@@ -170,7 +170,7 @@ def test_what_may_pass_is_asked_again(scripted: Any) -> None:
     endpoint, server = scripted((503, b"busy", {}), (429, b"{}", {"Retry-After": "0.01"}), (200, b'{"ok": 1}', {}))
     assert endpoint.post("/x", {}) == {"ok": 1} and len(server.seen) == 3
     endpoint, server = scripted((500, b'{"error": {"message": "out of luck"}}', {}), retries=2)
-    with pytest.raises(EndpointError, match=r"500.*out of luck"):
+    with pytest.raises(EndpointError, match=r"500.*Out of luck"):
         endpoint.post("/x", {})
     assert len(server.seen) == 3
 
@@ -181,7 +181,7 @@ def test_what_may_pass_is_asked_again(scripted: Any) -> None:
         (400, b'{"error": {"message": "max_tokens is -1"}}', "max_tokens is -1"),
         (401, b'{"error": {"message": "no key"}}', "FOUNDLING_API_KEY"),
         (404, b"<html>", "/v1"),
-        (302, b"", "redirects"),
+        (302, b"", "Redirects"),
         (200, b"<html>hello</html>", "not a JSON object"),
     ],
 )

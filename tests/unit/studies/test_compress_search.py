@@ -112,6 +112,6 @@ def test_search_chooses_the_best_that_meets_every_target(
 def test_targets_that_cannot_be_met_are_named(
     inputs: tuple[Artifact, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(FoundlingError, match=r"no way meets 'size<0.1MB'.*size comes to .* at best"):
+    with pytest.raises(FoundlingError, match=r"no way meets 'size<0.1MB'.*Size comes to .* at best"):
         run(inputs, tmp_path, monkeypatch, target=("size<0.1MB",), budget_s=0.001)
     assert (tmp_path / "page.html").exists()
