@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 NARROW = 256
 PIECES = 16
-LEAST_SECONDS = 0.08  # short work is repeated so long: one slice of it meets no other process
+LEAST_SECONDS = 0.25  # of trying each rate: shorter, another process may hold a core all the while
 WATTS_PER_CORE = 10.0  # assumption for energy estimates on a CPU: package power over cores, typical of servers
 
 
