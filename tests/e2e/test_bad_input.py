@@ -66,7 +66,7 @@ def test_a_mistake_on_the_command_line_is_one_paragraph(
 )
 def test_a_corpus_with_nothing_usable_is_refused(tmp_path: Path, name: str, content: bytes, word: str) -> None:
     (tmp_path / name).write_bytes(content)
-    refused(foundling("corpus", "--data", name, cwd=tmp_path))
+    refused(foundling("corpus", "--data", name, cwd=tmp_path), word)
 
 
 def test_a_broken_line_is_counted_and_the_rest_is_used(tmp_path: Path) -> None:

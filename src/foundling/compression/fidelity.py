@@ -12,7 +12,7 @@ from foundling.models.language_model import LanguageModel
 
 
 def prediction_changes(
-    original: LanguageModel, compressed: LanguageModel, documents: Sequence[list[int]], batch: int = 8
+    original: LanguageModel, compressed: LanguageModel, documents: Sequence[list[int]]
 ) -> dict[str, Interval]:
     """What the original's and the compressed model's predictions of the same documents differ in.
 
@@ -25,22 +25,16 @@ def prediction_changes(
     tokens, bits, agreements = [], [], []
     before, after = [], []  # bits of each document
     with torch.inference_mode():
-        for start in range(0, len(documents), batch):
-            chosen = documents[start : start + batch]
-            longest = max(len(ids) for ids in chosen)
-            padded = torch.tensor([ids + [0] * (longest - len(ids)) for ids in chosen])
-            p = torch.log_softmax(original(padded).float(), -1)
-            q = torch.log_softmax(compressed(padded).float(), -1)
-            divergence = (p.exp() * (p - q)).sum(-1) / math.log(2)  # (documents, time)
-            agreement = (p.argmax(-1) == q.argmax(-1)).float()
-            targets = padded[:, 1:].unsqueeze(-1)
-            own = [-x[:, :-1].gather(-1, targets).squeeze(-1) / math.log(2) for x in (p, q)]
-            for row, ids in enumerate(chosen):
-                before.append(float(own[0][row, : len(ids) - 1].sum()))
-                after.append(float(own[1][row, : len(ids) - 1].sum()))
-                tokens.append(float(len(ids)))
-                bits.append(float(divergence[row, : len(ids)].sum()))
-                agreements.append(float(agreement[row, : len(ids)].sum()))
+        for ids in documents:  # one at a time: the logits of several long ones are gigabytes
+            row = torch.tensor([ids])
+            p = torch.log_softmax(original(row)[0].float(), -1)  # (time, vocab)
+            q = torch.log_softmax(compressed(row)[0].float(), -1)
+            targets = row[0, 1:].unsqueeze(-1)
+            for found, x in ((before, p), (after, q)):
+                found.append(-float(x[:-1].gather(-1, targets).sum()) / math.log(2))
+            tokens.append(float(len(ids)))
+            bits.append(float((p.exp() * (p - q)).sum()) / math.log(2))
+            agreements.append(float((p.argmax(-1) == q.argmax(-1)).sum()))
     return {
         "kl_bits_per_token": bootstrap_ratio(bits, tokens, seed=("kl",)),
         "same_next_token": bootstrap_ratio(agreements, tokens, seed=("agreement",)),
