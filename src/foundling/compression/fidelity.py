@@ -22,8 +22,8 @@ def prediction_changes(
     Args:
         documents: token ids of each document; intervals are bootstrapped over documents.
     """
-    tokens, bits, agreements = [], [], []
-    before, after = [], []  # bits of each document
+    tokens, bits, agreements = list[float](), list[float](), list[float]()
+    before, after = list[float](), list[float]()  # bits of each document
     with torch.inference_mode():
         for ids in documents:  # one at a time: the logits of several long ones are gigabytes
             row = torch.tensor([ids])
