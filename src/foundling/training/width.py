@@ -19,8 +19,18 @@ OUTPUTS = ("output", "lm_head", "score")
 
 
 def width_factor(module: nn.Module, base_width: int) -> float:
-    """How much smaller than at `base_width` the rates of `reading_width` must be; 1 where nothing was asked for."""
-    return base_width / int(cast(Any, module).config.dim) if base_width else 1.0
+    """How much smaller than at `base_width` the rates of `reading_width` must be; 1 where nothing was asked for.
+
+    Raises:
+        FoundlingError: the head is tied to the embedding, which must not shrink.
+    """
+    if not base_width:
+        return 1.0
+    model = cast(Any, module)
+    if model.output is None:
+        why = "an embedding keeps its size at every width and a head must shrink with it: one matrix cannot do both"
+        raise FoundlingError(f"base_width {base_width}: this model's head is its embedding", why, "Set untie")
+    return base_width / int(model.config.dim)
 
 
 def reading_width(module: nn.Module) -> set[Tensor]:
@@ -33,14 +43,7 @@ def reading_width(module: nn.Module) -> set[Tensor]:
 
 @torch.no_grad()
 def scale_head(module: nn.Module, base_width: int) -> None:
-    """Start the head with a standard deviation that falls as 1/width instead of 1/√width.
-
-    Raises:
-        FoundlingError: the head is tied to the embedding, which must not shrink.
-    """
-    head = cast(Any, module).output
-    if base_width and head is None:
-        why = "an embedding keeps its size at every width and a head must shrink with it: one matrix cannot do both"
-        raise FoundlingError(f"base_width {base_width}: this model's head is its embedding", why, "Set untie")
+    """Start the head with a standard deviation that falls as 1/width instead of 1/√width. Raises as `width_factor`."""
+    factor = width_factor(module, base_width)
     if base_width:
-        head.weight.mul_(width_factor(module, base_width) ** 0.5)
+        cast(Any, module).output.weight.mul_(factor**0.5)

@@ -73,3 +73,5 @@ def test_a_tied_head_is_refused() -> None:
     """Silently training a tied model at rates that do not carry over would be a wrong result."""
     with pytest.raises(FoundlingError, match="untie"):
         scale_head(decoder(64, 61, tied=True), 32)
+    with pytest.raises(FoundlingError, match="untie"):  # also where a loaded model is trained on
+        build_optimizers(decoder(64, 61, tied=True), TrainingConfig(base_width=32))
