@@ -10,7 +10,7 @@ from foundling.core import progress
 from foundling.core.artifacts import Artifact, Store
 from foundling.core.config import Config, parse
 from foundling.core.errors import FoundlingError, nearest
-from foundling.core.files import locked, sha256_text
+from foundling.core.files import locked
 from foundling.core.lives import Life, artifact_of, life_path, read_life, write_life
 from foundling.core.stages import Node, Port, Stage, check_ports, load_attribute, run_stage
 from foundling.core.units import human_bytes, human_time
@@ -83,7 +83,7 @@ STAGES: dict[str, Stage] = {
                 "model": Port(_MODEL, "the model that writes", required=False),
                 "judge": Port(_MODEL, "the model that judges, if it is another", required=False),
             },
-            outside="foundling.post_training.synthesize:outside",
+            outside="foundling.post_training.data:outside_of_synthesis",
         ),
         Stage(
             "sft",
@@ -165,7 +165,7 @@ STAGES: dict[str, Stage] = {
                 "model": Port(_MODEL, "the model to compress"),
                 "corpus": Port(("corpus",), "calibration and held-out text", required=False),
             },
-            outside="foundling.compression.texts:outside",
+            outside="foundling.compression.outside:of_compress",
         ),
         Stage(
             "merge",
@@ -188,7 +188,7 @@ STAGES: dict[str, Stage] = {
                 "base": Port(_MODEL, "the student, if not a preset with random weights", required=False),
                 "tokens": Port(("tokens",), "the text to learn on", required=False),
             },
-            outside="foundling.compression.distill:outside",
+            outside="foundling.compression.outside:of_distill",
         ),
         Stage(
             "compare-architectures",
@@ -242,10 +242,10 @@ def wired(verb: str) -> dict[str, Callable[..., Any]]:
 
 
 def wired_keys(verb: str) -> dict[str, str]:
-    """Hashes of what `wired` brings in that affects the result: part of the key."""
+    """Versions of what `wired` brings in that affects the result: part of the key."""
     if verb == "corpus":
-        prompts = load_attribute("foundling.evaluation.tasks.expressions:held_out_prompts")()
-        return {"wired:held_out_prompts": sha256_text("\n".join(prompts))}
+        version = load_attribute("foundling.evaluation.tasks.expressions:VERSION")
+        return {"wired:held_out_prompts": f"version {version}"}
     return {}
 
 

@@ -55,11 +55,11 @@ def run(
     loaded, life, the_plan = _prepare(recipe, overrides or [], home, replan)
     if not json:
         print_plan(the_plan)
-    if plan:
-        if json:
-            print(json_module.dumps(the_plan.as_dict()))
-        return
+    elif plan:
+        print(json_module.dumps(the_plan.as_dict()))
     the_plan.refuse_if_too_large()
+    if plan:
+        return
     artifacts: dict[str, Artifact] = {}
     made: set[str] = set()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -16,9 +17,11 @@ from foundling.models.presets import names, preset
 from foundling.pipeline import announce, open_life, resolve, run_life
 from foundling.planning.answer import whole
 from foundling.planning.estimate import plan_life
+from foundling.planning.scaling_law import FLOPS_PER_PARAMETER
 from foundling.recipes.recipe import Recipe, check_recipe
 
-SIZES = ("foundling-25k", "foundling-50k", "foundling-100k", "foundling-150k", "foundling-180k")
+SIZES = ("foundling-25k", "foundling-50k", "foundling-100k", "foundling-147k", "foundling-220k")
+RATIOS = ("5", "10", "20")  # tokens for each parameter
 Many = Parameter(consume_multiple=True, negative="")
 
 
@@ -28,8 +31,9 @@ def scale(
     sizes: Annotated[list[str] | None, Many] = None,
     tokens: Annotated[list[str] | None, Many] = None,
     budgets: Annotated[list[str] | None, Many] = None,
+    ratios: Annotated[list[str] | None, Many] = None,
     held_out: str | None = "foundling-1m",
-    vocab_size: int = 1024,
+    vocab_size: int = 512,
     context: int = 256,
     batch_size: int = 8,
     max_bytes: float = 20e6,
@@ -44,10 +48,12 @@ def scale(
 
     Args:
         data: text to train on (default: the text that is installed with Python).
-        sizes: presets of the ladder, five or more (default: foundling-25k to foundling-180k).
-        tokens: every size is trained on each of these amounts (default: 500K 1M 2M).
-        budgets: FLOPs, in place of --tokens: every size is trained at each, on C / 6N tokens.
-        held_out: a larger preset that is predicted, then trained on the most tokens; "" for none.
+        sizes: presets of the ladder, five or more (default: foundling-25k to foundling-220k).
+        ratios: tokens for each parameter; every size is trained at each of them (default: 5 10 20).
+        tokens: in place of --ratios: every size is trained on each of these amounts.
+        budgets: FLOPs, in place of --ratios: every size is trained at each, on C / 6N tokens.
+        held_out: a larger preset that is predicted, then trained at the middle ratio (or on the most tokens); "" for
+            none.
         vocab_size: of the ladder's tokenizer.
         context: tokens in a row.
         batch_size: rows in a step.
@@ -57,7 +63,8 @@ def scale(
     home = Store(store)
     progress.set_quiet(json)
     shape = {"context": context, "batch_size": batch_size, "vocab_size": vocab_size}
-    recipe = ladder(data, sizes or SIZES, tokens, budgets, held_out or None, shape, max_bytes, seed, name)
+    lengths = {"tokens": tokens, "budgets": budgets, "ratios": ratios}
+    recipe = ladder(data, sizes or SIZES, lengths, held_out or None, shape, max_bytes, seed, name)
     the_plan = plan_life(recipe.name, resolve(recipe, home), home, hardware.remembered(home.root / "machine.json"))
     if not json:
         print_plan(the_plan)
@@ -81,9 +88,8 @@ def scale(
 
 def ladder(
     data: list[str] | None,
-    sizes: list[str] | tuple[str, ...],
-    tokens: list[str] | None,
-    budgets: list[str] | None,
+    sizes: Sequence[str],
+    lengths: Mapping[str, Sequence[str] | None],
     held_out: str | None,
     shape: dict[str, int],
     max_bytes: float,
@@ -92,17 +98,23 @@ def ladder(
 ) -> Recipe:
     """The recipe of a ladder: one corpus, one model for each size and amount of text, and the fit.
 
+    Args:
+        lengths: how long each size is trained: amounts of one of tokens, budgets or ratios; none: RATIOS.
+
     Raises:
-        FoundlingError: unknown or too few sizes, both tokens and budgets, or amounts that are no numbers.
+        FoundlingError: unknown or too few sizes, two kinds of lengths, or amounts that are no numbers.
     """
     unknown = next((size for size in [*sizes, *([held_out] if held_out else [])] if size not in names()), None)
     if unknown is not None:
         raise FoundlingError(f"no preset named {unknown!r}", "see `foundling models`", nearest(unknown, names()))
     if len(set(sizes)) < 5:
         raise FoundlingError(f"a ladder of {len(set(sizes))} sizes is too short", "five or more were expected")
-    if tokens and budgets:
-        raise FoundlingError("both --tokens and --budgets are given", "one of them says how long each size is trained")
-    amounts = [_amount(text) for text in budgets or tokens or ("500K", "1M", "2M")]
+    given = {kind: amounts for kind, amounts in lengths.items() if amounts} or {"ratios": RATIOS}
+    if len(given) > 1:
+        both = " and ".join(f"--{kind}" for kind in given)
+        raise FoundlingError(f"{both} are given", "one of them says how long each size is trained")
+    ((kind, texts),) = given.items()
+    amounts = [_amount(text) for text in texts]
     per_step = shape["context"] * shape["batch_size"]
     source: dict[str, Any] = (
         {"data": data} if data else {"data": ["installed-python"], "validation_source": "standard-library"}
@@ -114,13 +126,14 @@ def ladder(
     }
     runs: dict[str, tuple[str, float]] = {}
     for size in sizes:
-        n = preset(size, vocab_size=shape["vocab_size"]).n_parameters()
         for amount in amounts:
-            count = amount / (6 * n) if budgets else amount
+            count = _tokens(kind, amount, size, shape["vocab_size"])
             runs[f"{size}-{human_count(count)}"] = (size, count)
     checked = f"{held_out}-held-out"
     if held_out:
-        runs[checked] = (held_out, max(count for _, count in runs.values()))
+        most = max(count for _, count in runs.values())
+        middle = _tokens(kind, sorted(amounts)[len(amounts) // 2], held_out, shape["vocab_size"])
+        runs[checked] = (held_out, middle if kind == "ratios" else most)
     for run, (size, count) in runs.items():
         own: dict[str, Any] = {
             "context": shape["context"],
@@ -132,6 +145,12 @@ def ladder(
     held = [checked] if held_out else []
     stages["scale"] = {"stage": "scale", "inputs": {run: run for run in runs}, "held_out": held, "seed": seed}
     return check_recipe({"name": name, "seed": seed, "stages": stages}, name)
+
+
+def _tokens(kind: str, amount: float, size: str, vocab_size: int) -> float:
+    """Tokens that a size is trained on: as many as are given, C / 6N at a budget, or N times a ratio."""
+    n = preset(size, vocab_size=vocab_size).n_parameters()
+    return {"tokens": amount, "budgets": amount / (FLOPS_PER_PARAMETER * n), "ratios": amount * n}[kind]
 
 
 def _amount(text: str) -> float:

@@ -24,8 +24,9 @@ from foundling.core.artifacts import Draft
 from foundling.core.stages import Inputs
 from foundling.core.units import human_bytes
 from foundling.inference.engine import Engine, Request, SamplingParams
-from foundling.models.checkpoint import GGUF_LINK, Parts, load_module, save_module
+from foundling.models.checkpoint import Parts, load_module, save_module
 from foundling.models.families.translate import config_to_hf, write_json
+from foundling.models.gguf_directory import GGUF_LINK
 from foundling.models.gguf_file import Precision, save_gguf
 from foundling.models.language_model import LanguageModel
 from foundling.tokenization.tokenizer import Tokenizer

@@ -12,12 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foundling.compression.answers import Answers, read_chats, teacher_answers
-from foundling.compression.distill_config import EXPRESSIONS, DistillConfig
+from foundling.compression.distill_config import DistillConfig
 from foundling.compression.divergence import between, bucketed, divergence
 from foundling.compression.teachers import KeptTeacher, LocalTeacher, RemoteTeacher, context_of
 from foundling.core.artifacts import Artifact, Draft
 from foundling.core.errors import FoundlingError
-from foundling.core.files import sha256_file
 from foundling.core.stages import Inputs
 from foundling.inference.remote import connect
 from foundling.models.build import build
@@ -104,12 +103,6 @@ class Distillation:
         else:
             far = between(*bucketed(logits, extra["ids"], extra["logprobs"]), config.divergence, config.js_weight)
         return config.own_text * own + (1 - config.own_text) * far.sum()
-
-
-def outside(config: DistillConfig) -> dict[str, str]:
-    """Content hashes of the prompt files: part of the artifact's key."""
-    files = [Path(entry).expanduser() for entry in config.prompts if entry != EXPRESSIONS]
-    return {f"{number}:{file.name}": sha256_file(file) for number, file in enumerate(files) if file.is_file()}
 
 
 def build_distilled(config: DistillConfig, inputs: Inputs, draft: Draft) -> None:

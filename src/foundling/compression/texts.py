@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from torch import Tensor
 
 from foundling.compression.calibration import calibration_rows
 from foundling.compression.config import CompressConfig
+from foundling.compression.outside import text_file
 from foundling.core.artifacts import Artifact
 from foundling.core.errors import FoundlingError
-from foundling.core.files import sha256_file
 from foundling.evaluation.documents import Documents
 from foundling.tokenization.tokenizer import Tokenizer
 
 LONGEST_TOKEN = 8  # bytes; so that a document is not encoded far beyond what is taken of it
-
-
-def outside(config: CompressConfig) -> dict[str, str]:
-    """Content hashes of the files that a config names: part of the artifact's key."""
-    return {f"{number}:{name}": sha256_file(_file(name)) for number, name in enumerate(config.text)}
 
 
 def calibration(config: CompressConfig, corpus: Artifact | None, tokenizer: Tokenizer, longest: int) -> Tensor:
@@ -32,7 +26,7 @@ def calibration(config: CompressConfig, corpus: Artifact | None, tokenizer: Toke
     length = min(config.calibration_length, longest)
     wanted = config.calibration_rows * length
     if config.text:
-        texts: Sequence[str] = [_file(name).read_text(encoding="utf-8") for name in config.text]
+        texts: Sequence[str] = [text_file(name).read_text(encoding="utf-8") for name in config.text]
     elif corpus is not None:
         texts = Documents(corpus).training(wanted * LONGEST_TOKEN, config.seed)
     else:
@@ -57,10 +51,3 @@ def held_out(corpus: Artifact | None, config: CompressConfig, tokenizer: Tokeniz
         if total >= config.compare_bytes:
             break
     return texts
-
-
-def _file(name: str) -> Path:
-    path = Path(name).expanduser()
-    if not path.is_file():
-        raise FoundlingError(f"text {name!r} is no file", "calibration text is given as files")
-    return path

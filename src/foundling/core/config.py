@@ -86,7 +86,13 @@ def _explain(config: type[BaseModel], error: ValidationError, where: str) -> tup
         return f"{where}: unknown field '{field}'", hint, f"Valid fields: {', '.join(sorted(options))}"
     if first["type"] == "missing":
         return f"{where}: field '{field}' is missing", _describe(config, path), ""
-    return f"{where}: field '{field}' is {first['input']!r}", str(first["msg"]), _describe(config, path)
+    message = str(first["msg"]).removeprefix("Value error, ")
+    if not path:  # a rule about several fields, which it names
+        return f"{where}: {message}", "", ""
+    if first["type"] == "literal_error":
+        options = str(first["ctx"]["expected"]).replace(" or ", ", ").replace("'", "").split(", ")
+        message = "; ".join(part for part in (message, nearest(str(first["input"]), options)) if part)
+    return f"{where}: field '{field}' is {first['input']!r}", message, _describe(config, path)
 
 
 def _fields_at(config: type[BaseModel], path: list[str]) -> list[str]:

@@ -25,11 +25,6 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def sha256_text(text: str) -> str:
-    """Hex SHA-256 of a text's UTF-8 bytes."""
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def sha256_tree(root: Path) -> str:
     """Hex SHA-256 of a file, or of every file under a directory with its relative name."""
     if root.is_file():

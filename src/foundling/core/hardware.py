@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from foundling.core import progress
+
 if TYPE_CHECKING:
     import torch
 
@@ -93,7 +95,9 @@ def remembered(path: Path) -> Rates:
         saved = json.loads(path.read_text())
         if saved.pop("machine", None) == signature and set(saved) == {field.name for field in fields(Rates)}:
             return Rates(**saved)
+    start = time.perf_counter()
     rates = measure()
+    progress.say(f"Measured this machine once, in {time.perf_counter() - start:.1f} s; kept in {path}.")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"machine": signature, **asdict(rates)}))
     return rates

@@ -7,8 +7,10 @@ list of our own core dependencies, in an order that puts first what reads most l
 from __future__ import annotations
 
 import importlib
+import os
 import sysconfig
 from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 from types import ModuleType
@@ -84,7 +86,12 @@ def documentation() -> Iterator[tuple[str, str]]:
         yield f"module:{name}", _describe_module(module)
 
 
-def _all_files() -> Iterator[tuple[Path, str, str]]:
+@cache  # a recipe may name it often, and a plan must answer at once
+def _all_files() -> tuple[tuple[Path, str, str], ...]:
+    return tuple(_found())
+
+
+def _found() -> Iterator[tuple[Path, str, str]]:
     library = Path(sysconfig.get_path("stdlib"))
     yield from ((path, STANDARD_LIBRARY, name) for path, name in _sources(library, library))
     seen: set[Path] = set()
@@ -101,8 +108,13 @@ def _all_files() -> Iterator[tuple[Path, str, str]]:
 def _sources(folder: Path, root: Path) -> list[tuple[Path, str]]:
     if not folder.is_dir():
         return []
-    named = sorted((path.relative_to(root).as_posix(), path) for path in folder.rglob("*.py"))
-    return [(path, name) for name, path in named if not _is_test(name) and path.is_file()]
+    named = []
+    for directory, inner, names in os.walk(folder):
+        inner[:] = [name for name in inner if name not in _NOT_TEXT_TO_LEARN]
+        here = Path(directory)
+        prefix = f"{here.relative_to(root).as_posix()}/" if here != root else ""
+        named += [(f"{prefix}{name}", here / name) for name in names if name.endswith(".py")]
+    return [(path, name) for name, path in sorted(named) if not _is_test(name) and path.is_file()]
 
 
 def _is_test(name: str) -> bool:

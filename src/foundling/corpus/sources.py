@@ -6,6 +6,7 @@ import glob
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from foundling.core.errors import FoundlingError
@@ -121,13 +122,19 @@ def _hidden(path: Path, root: Path) -> bool:
 
 
 def _fingerprint(entry: str, config: CorpusConfig) -> str:
-    digest = hashlib.sha256()
     if entry == INSTALLED_PYTHON:
-        for path, _, name in installed.files(config.max_bytes):
-            digest.update(f"{name}\0{sha256_file(path)}\n".encode())
-        for name, text in installed.documentation():
-            digest.update(f"{name}\0{text}\0".encode())
-    else:
-        for path, name in find(entry):
-            digest.update(f"{name}\0{sha256_file(path)}\n".encode())
+        return _installed_fingerprint(config.max_bytes)
+    digest = hashlib.sha256()
+    for path, name in find(entry):
+        digest.update(f"{name}\0{sha256_file(path)}\n".encode())
+    return f"sha256:{digest.hexdigest()}"
+
+
+@cache  # a recipe may name it often, and a plan must answer at once
+def _installed_fingerprint(max_bytes: int | None) -> str:
+    digest = hashlib.sha256()
+    for path, _, name in installed.files(max_bytes):
+        digest.update(f"{name}\0{sha256_file(path)}\n".encode())
+    for name, text in installed.documentation():
+        digest.update(f"{name}\0{text}\0".encode())
     return f"sha256:{digest.hexdigest()}"

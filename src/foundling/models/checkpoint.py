@@ -13,6 +13,7 @@ from foundling.core.errors import FoundlingError
 from foundling.models.config import ModelConfig
 from foundling.models.families import family_for
 from foundling.models.families.translate import config_to_hf, read_config, read_json, write_json
+from foundling.models.gguf_directory import GGUF_LINK
 from foundling.models.language_model import LanguageModel
 from foundling.models.quantized import schemes_of
 from foundling.models.quantized_bytes import layer_class
@@ -20,7 +21,6 @@ from foundling.models.quantized_format import schemes_from_hf, schemes_to_hf
 from foundling.models.tensor_files import TensorFiles, TensorSource, write_tensors
 from foundling.models.tensor_rules import Rule, expand
 
-GGUF_LINK = "model.gguf"  # a directory may hold its weights as GGUF instead: see `gguf_file.gguf_directory`
 GENERATION = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 # buffers that older files carry and that we recompute
 DERIVED = ("rotary_emb.inv_freq", "attn.bias", "attn.masked_bias", "attention.bias", "attention.masked_bias")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import struct
-import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,14 +12,13 @@ import torch
 from torch import Tensor
 
 from foundling.core.errors import FoundlingError
-from foundling.core.rng import seed_for
-from foundling.models.checkpoint import GGUF_LINK, fill
+from foundling.models.checkpoint import fill
 from foundling.models.config import ModelConfig
-from foundling.models.families.translate import config_from_hf, config_to_hf, write_json
+from foundling.models.families.translate import config_from_hf
 from foundling.models.gguf_blocks import BLOCK, dequantize, encode, to_q6_k
 from foundling.models.gguf_header import Header
 from foundling.models.gguf_names import config_from_gguf, config_to_gguf, gguf_rules
-from foundling.models.gguf_tokenizer import tokenizer_from_gguf, tokenizer_to_gguf
+from foundling.models.gguf_tokenizer import tokenizer_to_gguf
 from foundling.models.language_model import LanguageModel
 from foundling.models.quantized import QuantizedLinear, Scheme
 from foundling.models.tensor_rules import expand
@@ -101,29 +97,6 @@ def load_gguf(path: Path | str, dtype: torch.dtype | None = torch.float32) -> La
         module = LanguageModel(config)
     rules = expand(gguf_rules(config), config.n_layers, set(module.state_dict()))
     return fill(module, rules, file, dtype)
-
-
-def gguf_directory(path: Path | str) -> Path:
-    """A model directory for a GGUF file: config.json and the tokenizer rebuilt, the file itself by a link.
-
-    It is made once, in the user's cache, and costs a few megabytes.
-    """
-    file = GGUFFile(path)
-    target = file.path.resolve()
-    stat = target.stat()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    directory = cache / "foundling" / "gguf" / f"{target.stem}-{seed_for(target, stat.st_size, stat.st_mtime_ns):x}"
-    if (directory / GGUF_LINK).exists():
-        return directory
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
-        made = Path(scratch) / "model"
-        tokenizer_from_gguf(file.field, str(path), made)
-        write_json(made / "config.json", config_to_hf(file.config()))
-        (made / GGUF_LINK).symlink_to(target)
-        with contextlib.suppress(FileExistsError, OSError):  # another process may have been faster
-            made.rename(directory)
-    return directory
 
 
 def save_gguf(module: LanguageModel, tokenizer: Path, path: Path, precision: Precision = "f16") -> None:

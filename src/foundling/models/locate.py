@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from foundling.core.errors import FoundlingError
+from foundling.models.gguf_directory import gguf_directory
 from foundling.models.packaged import PACKAGED, find_packaged
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -18,8 +19,6 @@ def locate(spec: str) -> Path:
     Raises:
         FoundlingError: `spec` is none of these, its package is not installed, or the hub does not give it.
     """
-    from foundling.models.gguf_file import gguf_directory  # torch: plans and configs must start without it
-
     if spec.lower() in PACKAGED:
         found = find_packaged(spec.lower())
         return gguf_directory(found) if found.suffix == ".gguf" else found

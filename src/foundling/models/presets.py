@@ -10,13 +10,14 @@ from foundling.models.families.translate import config_from_hf
 from foundling.models.published import PUBLISHED as TRANSFORMERS
 
 # name: (layers, dim, heads, kv heads, feed-forward width). The name counts the blocks' parameters; embeddings come on
-# top. Heads are 32-64 wide and widths multiples of 64, which the matrix kernels like. Those below 1M are for `scale`.
+# top. Heads are 32-64 wide and widths multiples of 64, which the matrix kernels like. Those below 1M are for
+# `scale`: they grow in depth and width alike, as those above do.
 LADDER = {
     "foundling-25k": (2, 32, 1, 1, 96),
     "foundling-50k": (2, 48, 1, 1, 128),
     "foundling-100k": (2, 64, 2, 1, 192),
-    "foundling-150k": (2, 80, 2, 1, 240),
-    "foundling-180k": (2, 96, 3, 1, 224),
+    "foundling-147k": (3, 64, 2, 1, 192),
+    "foundling-220k": (3, 80, 2, 1, 224),
     "foundling-1m": (5, 128, 4, 2, 384),
     "foundling-2m": (5, 192, 6, 2, 512),
     "foundling-3m": (5, 256, 4, 2, 512),

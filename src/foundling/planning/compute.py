@@ -31,6 +31,7 @@ class Devices:
     Attributes:
         rate: FLOP/s of one device at the precision that is used.
         price: for one device-hour, in any currency; None: unknown.
+        this: whether it is the machine we are on.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Devices:
     precision: str
     source: str
     price: float | None = None
+    this: bool = False
 
     def seconds(self, flops: float, utilisation: float) -> float:
         """Wall time of that many FLOPs."""
@@ -72,7 +74,8 @@ def devices(
     number = whole("the number of devices", count)
     if price is not None:
         positive("the price per device-hour", price)
-    if name.lower() == THIS:
+    this = name.lower() == THIS
+    if this:
         known, precision = _this_machine(store), "bf16" if precision == "bf16" else "fp32"
     else:
         known = accelerator(name)
@@ -81,7 +84,8 @@ def devices(
     speed, source = known.rate(precision) if rate is None else positive("the rate", rate), known.source
     if rate is not None:
         precision, source = "the given rate", f"{source}; its rate as given"
-    return Devices(known.name, number, speed, known.watts, known.memory, known.bandwidth, precision, source, price)
+    limits = known.watts, known.memory, known.bandwidth
+    return Devices(known.name, number, speed, *limits, precision, source, price, this)
 
 
 def _this_machine(store: Store) -> Accelerator:

@@ -4,84 +4,52 @@ from __future__ import annotations
 
 from foundling.core import hardware
 from foundling.core.artifacts import Store
-from foundling.core.errors import FoundlingError, nearest
 from foundling.core.units import human_count
-from foundling.planning.answer import DAY_S, HOUR_S, Answer, Figure, positive, share, whole
+from foundling.planning.answer import DAY_S, HOUR_S, Answer, Figure, positive, share
 from foundling.planning.compute import (
     POWER_OVERHEAD,
-    THIS,
     UTILISATION,
     UTILISATION_SOURCE,
     Devices,
-    devices,
     training_flops,
 )
 from foundling.planning.memory import USABLE, TrainingMemory, require_fit, training_memory
-from foundling.planning.step_time import PROCESS_BYTES, STATES, planned_seconds
+from foundling.planning.step_time import PROCESS_BYTES, planned_seconds
 from foundling.planning.subject import Subject
 from foundling.training.config import TrainingConfig
 
 
 def plan_training(
-    model: Subject,
-    tokens: float,
-    rows: tuple[float, float, float],
-    where: tuple[str, float, str, float | None],
-    optimizer: str,
-    recompute: bool,
-    utilisation: float | None,
-    store: Store,
+    model: Subject, tokens: float, config: TrainingConfig, where: Devices, utilisation: float | None, store: Store
 ) -> Answer:
     """Time, FLOPs, memory by part, tokens, energy and cost of a training.
 
     Args:
-        rows: rows in a step, rows in one forward pass of a device (0: its whole share), tokens in a row.
-        where: hardware, number of devices, precision, price per device-hour.
+        config: rows, context, optimizer; its steps are not looked at. Rows in one pass: its micro_batch, or a device's
+            whole share.
+        utilisation: share of the peak that is reached; None: what is measured here, or what is usual elsewhere.
 
     Raises:
         FoundlingError: nonsense, or it does not fit (saying what would).
     """
-    name, count, precision, price = where
-    used = devices(name, count, store, precision=precision, price=price)
-    batch, context = whole("batch", rows[0]), whole("context", rows[2])
-    micro = whole("micro_batch", rows[1]) if rows[1] else -(-batch // used.count)
-    if optimizer not in STATES:
-        raise FoundlingError(f"optimizer is {optimizer!r}", f"one of {', '.join(STATES)}", nearest(optimizer, STATES))
-    flops = training_flops(model, tokens, context)
-    need = training_memory(model, micro * context, optimizer=optimizer, checkpointed=recompute, shards=used.count)
-    require_fit(model, need, used, micro * context, context, optimizer)
-    steps = max(1, round(tokens / (batch * context)))
-    here = name.lower() == THIS and model.config is not None and used.count == 1 and utilisation is None
-    if here:
-        seconds = _seconds_here(model, steps, batch, micro, context, optimizer, recompute, used.precision, store)
-    else:
-        seconds = used.seconds(flops, share("utilisation", utilisation or UTILISATION))
-    return _answer(model, tokens, steps, flops, need, used, seconds, here, utilisation)
-
-
-def _seconds_here(
-    model: Subject,
-    steps: int,
-    batch: int,
-    micro: int,
-    context: int,
-    optimizer: str,
-    recompute: bool,
-    precision: str,
-    store: Store,
-) -> float:
-    config = TrainingConfig.model_validate(
-        {
-            "steps": steps,
-            "batch_size": -(-batch // micro) * micro,
-            "micro_batch": micro,
-            "context": context,
-            "optimizer": optimizer,
-            "precision": precision,
-            "recompute": "all" if recompute else "none",
-        }
+    micro = config.micro_batch or -(-config.batch_size // where.count)
+    flops = training_flops(model, tokens, config.context)
+    need = training_memory(
+        model,
+        micro * config.context,
+        optimizer=config.optimizer,
+        checkpointed=config.recompute == "all",
+        shards=where.count,
     )
-    return planned_seconds(model.shape(), config, hardware.remembered(store.root / "machine.json"))
+    require_fit(model, need, where, micro * config.context, config.context, config.optimizer)
+    steps = max(1, round(tokens / (config.batch_size * config.context)))
+    here = where.this and model.config is not None and where.count == 1 and utilisation is None
+    if here:
+        asked = config.model_copy(update={"steps": steps})
+        seconds = planned_seconds(model.shape(), asked, hardware.remembered(store.root / "machine.json"))
+    else:
+        seconds = where.seconds(flops, share("utilisation", utilisation or UTILISATION))
+    return _answer(model, tokens, steps, flops, need, where, seconds, here, utilisation)
 
 
 def _answer(

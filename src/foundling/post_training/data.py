@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 from foundling.core.errors import FoundlingError
 from foundling.core.files import sha256_file
 from foundling.core.stages import Inputs
-from foundling.post_training.config import EXPRESSIONS, OWN_EXPRESSIONS
+from foundling.post_training.config import EXPRESSIONS, OWN_EXPRESSIONS, SynthesizeConfig
 from foundling.post_training.importers import as_our_row
 
 T = TypeVar("T")
@@ -48,6 +48,14 @@ def outside(config: Any) -> dict[str, str]:
     paths = [Path(entry).expanduser() for entry in config.data if entry not in TASKS]
     hashes = {f"{number}:{path.name}": sha256_file(existing_file(path)) for number, path in enumerate(paths)}
     return hashes | ({EXPRESSIONS: f"version {VERSION}"} if TASKS & set(config.data) else {})
+
+
+def outside_of_synthesis(config: SynthesizeConfig) -> dict[str, str]:
+    """The same of `synthesize`, which may name a constitution too."""
+    hashes = outside(config)
+    if config.constitution:
+        hashes["constitution"] = sha256_file(existing_file(Path(config.constitution).expanduser()))
+    return hashes
 
 
 def expression_examples(n: int, seed: int) -> list[Example]:

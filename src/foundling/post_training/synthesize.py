@@ -14,12 +14,10 @@ from typing import Any
 
 from foundling.core.artifacts import Artifact, Draft
 from foundling.core.errors import FoundlingError
-from foundling.core.files import sha256_file
 from foundling.core.rng import seed_for
 from foundling.core.stages import Inputs
 from foundling.inference.model import load
 from foundling.inference.remote import connect
-from foundling.post_training import data
 from foundling.post_training.config import EXPRESSIONS, SynthesizeConfig
 from foundling.post_training.data import ROWS, Message, existing_file, read_rows
 from foundling.post_training.feedback import (
@@ -39,14 +37,6 @@ ABOUT = {
     "preferences": "Two answers of `{writer}` to each of {n} prompts; `{judge}`, asked in both orders, prefers one.",
     "refusals": "Refusals of harmful prompts among real answers to benign ones, from {n} rows.",
 }
-
-
-def outside(config: SynthesizeConfig) -> dict[str, str]:
-    """Content hashes of the rows and of the constitution."""
-    hashes = data.outside(config)
-    if config.constitution:
-        hashes["constitution"] = sha256_file(existing_file(Path(config.constitution).expanduser()))
-    return hashes
 
 
 class Writer:

@@ -16,7 +16,8 @@ from foundling.models.checkpoint import load_module
 from foundling.models.config import AttentionConfig, MLPConfig, ModelConfig, NormConfig, RopeConfig, uniform_blocks
 from foundling.models.families.translate import write_json
 from foundling.models.gguf_blocks import dequantize, to_q6_k
-from foundling.models.gguf_file import gguf_directory, load_gguf, save_gguf
+from foundling.models.gguf_directory import gguf_directory
+from foundling.models.gguf_file import load_gguf, save_gguf
 from foundling.models.gguf_tokenizer import PRE_TOKENIZERS
 
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"

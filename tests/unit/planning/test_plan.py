@@ -12,7 +12,7 @@ from foundling.core.hardware import Rates
 from foundling.pipeline import resolve
 from foundling.planning.choose import choose_sizes
 from foundling.planning.estimate import plan_life
-from foundling.recipes.recipe import load_recipe
+from foundling.recipes.recipe import check_recipe, load_recipe
 
 SLOW = Rates(bandwidth=20e9, fp32=100e9, bf16=200e9, threads=2, device="cpu")
 FAST = Rates(bandwidth=40e9, fp32=200e9, bf16=1000e9, threads=2, device="cpu")
@@ -54,3 +54,41 @@ def test_a_life_that_cannot_fit_is_refused_with_the_numbers(tmp_path: Path, monk
     plan = plan_life(recipe.name, resolve(recipe, store), store, SLOW)
     with pytest.raises(FoundlingError, match=r"stage 'base' needs about .* This machine has"):
         plan.refuse_if_too_large()
+
+
+def test_a_life_that_fills_the_disk_is_refused_with_the_numbers(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    recipe = load_recipe("tiny", ["corpus.max_bytes=2000000000"])
+    plan = plan_life(recipe.name, resolve(recipe, store), store, SLOW)
+    assert plan.needed_disk > 1.7e9, "0.3 of the text as a corpus, two bytes for each token"
+    plan.free_disk = 1e9
+    with pytest.raises(FoundlingError, match=r"'tiny' needs about 1\.\d+ GB of disk, .* 'tokens'.* 1 GB are free"):
+        plan.refuse_if_too_large()
+
+
+def test_facts_flow_along_the_recipe_and_not_down_its_page(tmp_path: Path) -> None:
+    """Each stage is priced from its own inputs: the last model or corpus of the page may be another's."""
+    spec = {
+        "corpus": {"stage": "corpus", "max_bytes": 1_000_000},
+        "tokenizer": {"stage": "tokenizer", "inputs": {"corpus": "corpus"}, "vocab_size": 512},
+        "tokens": {"stage": "tokenize", "inputs": {"corpus": "corpus", "tokenizer": "tokenizer"}},
+        "large": {"stage": "pretrain", "inputs": {"tokens": "tokens"}, "preset": "foundling-12m", "steps": 10},
+        "small": {
+            "stage": "distill",
+            "inputs": {"teacher": "large", "tokens": "tokens"},
+            "preset": "foundling-1m",
+            "steps": 10,
+        },
+        "alone": {"stage": "pretrain", "inputs": {"tokens": "tokens"}, "preset": "foundling-1m", "steps": 10},
+        "of-large": {"stage": "compress", "inputs": {"model": "large", "corpus": "corpus"}},
+        "of-small": {"stage": "compress", "inputs": {"model": "small", "corpus": "corpus"}},
+        "with-text": {"stage": "compress", "inputs": {"model": "large", "corpus": "corpus"}, "method": "gptq"},
+    }
+    store = Store(tmp_path)
+    nodes = resolve(check_recipe({"name": "mine", "stages": spec}, "mine"), store)
+    plan = {stage.name: stage for stage in plan_life("mine", nodes, store, SLOW).stages}
+    assert plan["of-small"].disk < plan["of-large"].disk / 5
+    assert plan["of-small"].seconds < plan["of-large"].seconds < plan["with-text"].seconds
+    assert plan["small"].makes == plan["alone"].makes, "a student has the student's size"
+    assert plan["small"].seconds > plan["alone"].seconds - 6, "the teacher's predictions cost time too"
+    assert plan["small"].memory > plan["alone"].memory

@@ -156,12 +156,14 @@ def test_nonsense_is_one_paragraph_and_exit_code_2(command: str, said: str, caps
 
 
 def test_planning_loads_no_torch_and_allocates_no_weight(measured: Path) -> None:
-    """Under two seconds for any preset: the slow imports stay out, and 405B parameters are only counted."""
+    """Under two seconds for any preset and recipe: the slow imports stay out, and 405B parameters are only counted."""
     code = "import sys\nfrom foundling.cli.main import main\n"
     for command in (
         "memory llama-3.1-405b",
         "train deepseek-v3 --tokens 1T --hardware b200 --devices 2048",
         "optimal 1e21",
+        "quickstart",
+        "ablation",
     ):
         code += f"main(['plan', *{command!r}.split()])\n"
     code += "slow = {'torch', 'scipy', 'matplotlib', 'transformers'} & set(sys.modules)\n"

@@ -12,18 +12,19 @@ from foundling.cli.scale import ladder
 from foundling.core.artifacts import Artifact, Store
 from foundling.core.errors import FoundlingError
 from foundling.core.stages import run_stage
+from foundling.models.presets import preset
 from foundling.pipeline import STAGES, resolve
 from foundling.planning.scaling_law import Law, law_named
 from foundling.studies.config import ScaleConfig
 from foundling.training.pretrain import LOG
 
 SHAPE = {"context": 256, "batch_size": 8, "vocab_size": 1024}
-SIZES = [f"foundling-{n}k" for n in (25, 50, 100, 150, 180)]
+SIZES = [f"foundling-{n}k" for n in (25, 50, 100, 147, 220)]
 TRUE = Law(1.1, 40.0, 300.0, 0.35, 0.4)
 
 
 def recipe(**changes: Any) -> Any:
-    given = {"data": None, "sizes": SIZES, "tokens": ["500K", "1M"], "budgets": None, "held_out": "foundling-1m"}
+    given = {"data": None, "sizes": SIZES, "lengths": {"tokens": ["500K", "1M"]}, "held_out": "foundling-1m"}
     given |= {"shape": SHAPE, "max_bytes": 1e6, "seed": 0, "name": "scale"} | changes
     return ladder(**given)
 
@@ -46,7 +47,7 @@ def test_the_ladder_reuses_one_corpus_and_shares_keys_with_a_longer_one(tmp_path
     """A second ladder must train only what the first did not: same run, same key."""
     store = Store(str(tmp_path))
     short = {node.name: node.key for node in resolve(recipe(), store)}
-    long = {node.name: node.key for node in resolve(recipe(tokens=["500K", "1M", "4M"]), store)}
+    long = {node.name: node.key for node in resolve(recipe(lengths={"tokens": ["500K", "1M", "4M"]}), store)}
     runs = [name for name in short if name.startswith("foundling")]
     assert len(runs) == 5 * 2 + 1 and "foundling-1m-held-out" in runs
     assert all(short[name] == long[name] for name in runs if not name.endswith("held-out"))
@@ -55,9 +56,21 @@ def test_the_ladder_reuses_one_corpus_and_shares_keys_with_a_longer_one(tmp_path
 
 def test_equal_compute_gives_small_models_more_text() -> None:
     """`--budgets` is approach 2's design: 6ND is the same for every size."""
-    stages = recipe(tokens=None, budgets=["1e12"], held_out=None).stages
+    stages = recipe(lengths={"budgets": ["1e12"]}, held_out=None).stages
     steps = [spec.config["steps"] for spec in stages.values() if spec.stage == "pretrain"]
     assert steps == sorted(steps, reverse=True) and len(set(steps)) == 5
+
+
+def test_equal_ratios_are_the_default_and_the_larger_model_gets_the_middle_one() -> None:
+    """So that it lies within the ratios that the law was fitted to, whatever its size."""
+    stages = recipe(lengths={}).stages
+    tokens = {
+        name: spec.config["steps"] * 8 * 256 / preset(spec.config["preset"], vocab_size=1024).n_parameters()
+        for name, spec in stages.items()
+        if spec.stage == "pretrain"
+    }
+    assert len(tokens) == 5 * 3 + 1 and tokens["foundling-1m-held-out"] == pytest.approx(10, rel=0.02)
+    assert {round(ratio) for ratio in tokens.values()} == {5, 10, 20}
 
 
 def test_a_known_law_is_found_and_the_held_out_model_predicted(tmp_path: Path) -> None:
@@ -82,9 +95,9 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     for changes, said in (
         ({"sizes": SIZES[:4]}, "4 sizes is too short"),
         ({"sizes": [*SIZES[:4], "foundling-3b"]}, "no preset named 'foundling-3b'"),
-        ({"budgets": ["1e12"]}, "both --tokens and --budgets"),
-        ({"tokens": ["lots"]}, "'lots' is not an amount"),
-        ({"tokens": ["-1M"]}, "'-1M' is not an amount"),
+        ({"lengths": {"tokens": ["1M"], "budgets": ["1e12"]}}, "--tokens and --budgets are given"),
+        ({"lengths": {"tokens": ["lots"]}}, "'lots' is not an amount"),
+        ({"lengths": {"ratios": ["-1M"]}}, "'-1M' is not an amount"),
     ):
         with pytest.raises(FoundlingError, match=said):
             recipe(**changes)
