@@ -85,7 +85,7 @@ def ceilings(
     multiple: float = 50,
     tokens: Count = 15e12,
     year: float = 2024.3,
-    growth: float = 2.4,
+    growth: float = 3.0,
     hardware: Hardware = "h100",
     megawatts: float = 100,
     law: LawSpec = "besiroglu",

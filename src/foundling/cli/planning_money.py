@@ -20,18 +20,18 @@ COSTS = "FIXED,MONTHLY,PER_MILLION"
 def labels(
     *,
     examples: Count = 0,
-    price: float = 10.0,
+    price: OptionalCount = None,
     comparisons: Count = 0,
-    comparison_price: float = 3.5,
+    comparison_price: OptionalCount = None,
     minutes: float = 0.0,
 ) -> Answer:
     """What human answers and comparisons cost.
 
     Args:
         examples: answers written by people.
-        price: of one of them.
+        price: of one of them; left out, the textbook's.
         comparisons: pairs compared by people.
-        comparison_price: of one of them.
+        comparison_price: of one of them; left out, the textbook's.
         minutes: of work on one written answer, for the hours.
     """
     from foundling.planning import people
@@ -81,7 +81,9 @@ def last_mile(
     """
     from foundling.planning.people import last_mile as mile
 
-    return mile(dict(numbers(point, "EFFORT=SCORE", "1000=0.72", "=") for point in points), targets)
+    pairs = (numbers(point, "EFFORT=SCORE", "1000=0.72", "=") for point in points)
+    measured = {effort: score for effort, score in pairs}  # noqa: C416 (a list of two, not a pair)
+    return mile(measured, targets)
 
 
 def serving(
@@ -117,7 +119,6 @@ def serving(
         raise FoundlingError("give a MODEL or --tokens-per-s", "one of them was expected, to know the throughput")
     if tokens_per_s is not None:
         return serving_cost.measured(tokens_per_s, price, load, training_cost, tokens)
-        return None
     where = of(hardware, devices, Store(store), price=price)
     return serving_cost.estimated(model_named(str(model), store), where, batch, context, load)
 

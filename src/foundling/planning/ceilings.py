@@ -10,14 +10,18 @@ from foundling.planning.compute import POWER_OVERHEAD, Devices
 from foundling.planning.scaling_law import Law, beyond
 
 TEXT_STOCK, STOCK_LOW, STOCK_HIGH = 300e12, 100e12, 1000e12
-TEXT_SOURCE = "300T tokens of public human text, 90% interval 100T-1000T: Villalobos et al. 2024, arXiv:2211.04325v2"
-LARGEST_SET, SET_YEAR = 15e12, 2024.3
+TEXT_SOURCE = (
+    "300T tokens of public human text that are good enough, several passes counted, 90% interval 100T-1000T: Villalobos "
+    "et al., June 2024, arXiv:2211.04325v2; epoch.ai"
+)
 SET_SOURCE = "15T tokens in April 2024: Llama 3, arXiv:2407.21783"
-SET_GROWTH = 2.4  # a year
-GROWTH_SOURCE = "training sets grow 0.38 orders of magnitude a year: Villalobos et al. 2024, section 2"
+GROWTH_SOURCE = (
+    "training sets of language models grow about 3 times a year: epoch.ai/data-insights/dataset-size-trend (3.7 in its "
+    "version of June 2024, 3.1 and 3 in later ones)"
+)
 POWER_SOURCE = (
     "data centres use 1-2% of the world's electricity, so that they can grow at most 50 to 100 times: the textbook's "
-    "bound (Huyen 2025, AI Engineering, chapter 2)"
+    "bound (Huyen 2025, AI Engineering, chapter 2), a rough one"
 )
 
 
@@ -25,7 +29,7 @@ def text_runs_out(tokens: float, year: float, growth: float, stock: float) -> fl
     """The year in which a training set that grows by `growth` a year is as large as the stock."""
     if growth <= 1:
         raise FoundlingError(
-            f"growth is {growth:g} a year", "a factor above 1 was expected: 2.4 is 140% more each year"
+            f"growth is {growth:g} a year", "a factor above 1 was expected: 3 is three times as much each year"
         )
     start = positive("tokens", tokens)
     return year + max(0.0, math.log(positive("the stock", stock) / start) / math.log(growth))

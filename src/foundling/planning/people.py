@@ -20,15 +20,26 @@ LABEL_SOURCES = (
 MIN_CURVE_POINTS = 4  # the curve has three parameters
 
 
-def labels(examples: float, price: float, comparisons: float, comparison_price: float, minutes: float) -> Answer:
+def labels(
+    examples: float, price: float | None, comparisons: float, comparison_price: float | None, minutes: float
+) -> Answer:
     """What human answers and comparisons cost.
 
     Args:
         examples, comparisons: how many of each.
+        price, comparison_price: of one of each; None: the textbook's, which is said.
         minutes: work on one written example; 0: leave the hours out.
     """
     counts = not_negative("examples", examples), not_negative("comparisons", comparisons)
-    prices = not_negative("the price of an example", price), positive("the price of a comparison", comparison_price)
+    assumed = ["no second opinions, no rejected work: multiply by the share that is thrown away"]
+    if price is None or comparison_price is None:
+        assumed.append(
+            "prices that are not given are examples from 2022 and 2023, in dollars: ask who will do the work"
+        )
+    prices = (
+        not_negative("the price of an example", WRITTEN_PRICE if price is None else price),
+        positive("the price of a comparison", COMPARISON_PRICE if comparison_price is None else comparison_price),
+    )
     if not sum(counts):
         raise FoundlingError("neither examples nor comparisons are asked for", "give --examples or --comparisons")
     figures = [
@@ -43,7 +54,7 @@ def labels(examples: float, price: float, comparisons: float, comparison_price: 
         f"{counts[0]:,.0f} written examples and {counts[1]:,.0f} comparisons",
         figures,
         ["cost = examples × price + comparisons × price of a comparison"],
-        ["no second opinions, no rejected work: multiply by the share that is thrown away"],
+        assumed,
         LABEL_SOURCES,
     )
 
