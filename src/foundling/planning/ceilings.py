@@ -11,8 +11,8 @@ from foundling.planning.scaling_law import Law, beyond
 
 TEXT_STOCK, STOCK_LOW, STOCK_HIGH = 300e12, 100e12, 1000e12
 TEXT_SOURCE = (
-    "300T tokens of public human text that are good enough, several passes counted, 90% interval 100T-1000T: Villalobos "
-    "et al., June 2024, arXiv:2211.04325v2; epoch.ai"
+    "300T tokens of public human text that are good enough, several passes counted, 90% interval 100T-1000T: "
+    "Villalobos et al., June 2024, arXiv:2211.04325v2; epoch.ai"
 )
 SET_SOURCE = "15T tokens in April 2024: Llama 3, arXiv:2407.21783"
 GROWTH_SOURCE = (

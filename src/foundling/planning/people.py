@@ -33,9 +33,7 @@ def labels(
     counts = not_negative("examples", examples), not_negative("comparisons", comparisons)
     assumed = ["no second opinions, no rejected work: multiply by the share that is thrown away"]
     if price is None or comparison_price is None:
-        assumed.append(
-            "prices that are not given are examples from 2022 and 2023, in dollars: ask who will do the work"
-        )
+        assumed.append("prices not given are examples of 2022 and 2023 in dollars: ask who will do the work")
     prices = (
         not_negative("the price of an example", WRITTEN_PRICE if price is None else price),
         positive("the price of a comparison", COMPARISON_PRICE if comparison_price is None else comparison_price),
