@@ -1,6 +1,6 @@
 """Packing documents into rows of a fixed length, by best fit: few documents are cut, and every lost token is counted.
 
-Concatenating and cutting a stream (what `training/windows` does) wastes nothing but splits documents at every row's
+Concatenating and cutting a stream wastes nothing but splits documents at every row's
 end. Best-fit-decreasing (Ding et al. 2024, "Fewer truncations improve language modeling") keeps documents whole.
 """
 

@@ -15,6 +15,7 @@ ObjectiveName = Literal[
 ]
 Recompute = Literal["none", "alternate", "all"]
 Precision = Literal["bf16", "fp32"]
+Packing = Literal["concat", "best_fit"]
 MAX_RATE = 10.0
 
 
@@ -100,6 +101,9 @@ class PretrainConfig(TrainingConfig):
     preset: str = option("foundling-3m", "architecture and size, see `foundling models`; ignored with a base model")
     untie: bool = option(False, "give the head a matrix of its own where the preset uses the embedding's")
     objective: ObjectiveName = option("causal", "what is learnt from the text")
+    packing: Packing = option(
+        "concat", "causal: concat cuts the stream at every row's end; best_fit keeps documents whole and pads a little"
+    )
     document_mask: bool = option(False, "causal: tokens attend only within their own document")
     z_loss: float = option(0.0, "weight of log²Z, which keeps logits from drifting (1e-4 is usual)", ge=0)
     fill_in_rate: float = option(0.5, "fill_in_the_middle: share of rows that are reordered", ge=0, le=1)
@@ -111,6 +115,13 @@ class PretrainConfig(TrainingConfig):
     prompts: tuple[str, ...] = option(
         ("def ", "import os\n", "class Stack:\n"), "prompts of the sample generations", affects_result=False
     )
+
+    @model_validator(mode="after")
+    def _rows_of_documents_are_causal(self) -> PretrainConfig:
+        if self.objective != "causal" and (self.document_mask or self.packing != "concat"):
+            field = "document_mask" if self.document_mask else "packing"
+            raise ValueError(f"{field} is for the objective causal: {self.objective} makes its rows in its own way")
+        return self
 
     @model_validator(mode="after")
     def _keep_alone(self) -> PretrainConfig:

@@ -20,6 +20,8 @@ from foundling.training.baselines import token_ngram_bits_per_byte
 from foundling.training.config import PretrainConfig
 from foundling.training.launch import together
 from foundling.training.model_card import model_card
+from foundling.training.objective import Objective
+from foundling.training.objectives.causal import Causal
 from foundling.training.objectives.choices import special_tokens
 from foundling.training.prefetch import Prefetched
 from foundling.training.preparation import Preparation, prepare
@@ -108,10 +110,19 @@ def scores(summary: TrainingSummary, parts: Preparation) -> dict[str, object]:
         "tokens": summary.tokens,
         "training_flops": summary.tokens * config.flops_per_token(held_out.context, training=True),
         "training_loss": summary.loss,
+        **_rows(parts.objective),
         "validation_bytes": held_out.bytes,
         **{f"validation_{name}": value for name, value in summary.evaluation.items()},
         "baseline_bits_per_byte": baselines,
     }
+
+
+def _rows(objective: Objective) -> dict[str, object]:
+    """What of the documents the rows lose: documents cut at a row's end, and padding."""
+    if not isinstance(objective, Causal):
+        return {}
+    rows = objective.windows
+    return {"split_documents": rows.split_documents, "padding_share": rows.padding}
 
 
 def write_model(module: LanguageModel, tokenizer_from: Path, draft: Draft, log: Path, card: str) -> None:

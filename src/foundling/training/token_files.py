@@ -54,14 +54,18 @@ class TokenSplit:
         """One document's tokens, its end-of-text first."""
         return self.window(int(self.starts[index]), int(self.starts[index + 1] - self.starts[index]))
 
-    def documents_at(self, start: int, length: int) -> NDArray[np.int64]:
-        """(length,) the index of the document that each token of a window belongs to."""
-        positions = np.arange(start, start + length)
+    def at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The tokens at these positions of the stream, in their shape; end-of-text where a position lies outside it."""
+        inside = (positions >= 0) & (positions < len(self.stream))
+        return np.where(inside, self.stream[np.where(inside, positions, 0)].astype(np.int64), self.eot_id)
+
+    def documents_of(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The index of the document at each of these positions of the stream, in their shape."""
         return np.searchsorted(self.starts, positions, side="right") - 1
 
     def name_of(self, start: int, length: int) -> str:
         """The documents of a window, for messages: "train documents 12-14 (tokens 8192-8448)"."""
-        first, last = self.documents_at(start, 1)[0], self.documents_at(start + length - 1, 1)[0]
+        first, last = self.documents_of(np.array([start, start + length - 1]))
         documents = f"document {first}" if first == last else f"documents {first}-{last}"
         return f"{self.name} {documents} (tokens {start}-{start + length})"
 

@@ -85,6 +85,29 @@ def test_targets_are_the_next_tokens_and_segments_the_documents(split: TokenSpli
     assert np.array_equal(np.diff(batch.segments.numpy()) == 1, begins)
 
 
+def test_packed_rows_hold_every_token_once_and_know_what_follows_it(split: TokenSplit) -> None:
+    """Best fit must lose no token, cut no document that fits, and score each by what its own document says next."""
+    plain, packed = Causal(split, 64, 4, 0), Causal(split, 64, 4, 0, best_fit=True, document_mask=True)
+    rows = packed.windows
+    places = rows.positions(rows.starts(np.arange(rows.count)))
+    assert sorted(places[places >= 0]) == list(range(len(split.stream)))
+    lengths = np.diff(split.starts)
+    assert rows.split_documents == (lengths > 64).sum() < plain.windows.split_documents
+    assert rows.padding == (places < 0).mean() < 0.2
+    held = [set(split.documents_of(row[row >= 0])) for row in places]
+    assert all(sum(document in row for row in held) == 1 for document in np.flatnonzero(lengths <= 64))
+    following = np.append(split.stream, split.eot_id)
+    for step in range(3):
+        batch, at = packed.batch(step), rows.positions(rows.of_step(step, 4))
+        assert batch.loss_mask.numpy().astype(bool).tolist() == (at >= 0).tolist()
+        assert (batch.tokens.numpy()[at >= 0] == split.stream[at[at >= 0]]).all()
+        assert (batch.targets.numpy()[at >= 0] == following[at[at >= 0] + 1]).all()
+        assert batch.segments is not None and (batch.segments.numpy()[at < 0] == -1).all()
+        begins = (batch.tokens.numpy()[:, 1:] == split.eot_id) & (at[:, 1:] >= 0)
+        assert ((np.diff(batch.segments.numpy()) != 0) & (at[:, 1:] >= 0) >= begins).all()
+    assert packed.batch(2).sources[0].startswith("train document")
+
+
 def test_too_little_text_is_refused(split: TokenSplit) -> None:
     """A context longer than the text must be one clear sentence, not an empty range."""
     with pytest.raises(FoundlingError, match="too few for a context"):

@@ -1,4 +1,4 @@
-"""Next-token prediction on packed windows of a token stream."""
+"""Next-token prediction on rows of a token stream: windows of it, or whole documents."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from foundling.training.batch import Batch
 from foundling.training.loss import next_token_loss
 from foundling.training.objective import LossSum
 from foundling.training.token_files import TokenSplit
-from foundling.training.windows import Numbers, Windows
+from foundling.training.windows import Numbers, PackedDocuments, Windows
 
 
 class Causal:
@@ -22,6 +22,7 @@ class Causal:
         split: the documents.
         context: tokens in a row.
         batch_size: rows in a step.
+        best_fit: rows of whole documents with padding, instead of windows that cut a document at every row's end.
         document_mask: attend only within a document; else a row is one sequence and end-of-text separates documents.
         z_loss: weight of log²Z, which keeps logits from drifting (PaLM, Chowdhery et al. 2022, §5).
     """
@@ -33,22 +34,23 @@ class Causal:
         batch_size: int,
         seed: int,
         *,
+        best_fit: bool = False,
         document_mask: bool = False,
         z_loss: float = 0.0,
     ) -> None:
-        self.windows = Windows(split, context, seed, extra=1)
+        self.windows = PackedDocuments(split, context, seed) if best_fit else Windows(split, context, seed, extra=1)
         self.split, self.context, self.batch_size, self.seed = split, context, batch_size, seed
         self.document_mask, self.z_loss = document_mask, z_loss
 
     def batch(self, step: int, model: nn.Module | None = None) -> Batch:
-        """The windows of a step; targets are the inputs, one token later."""
+        """The rows of a step; targets are what follows each token in its document, end-of-text after its last."""
         starts = self.windows.of_step(step, self.batch_size)
-        rows = torch.from_numpy(self.windows.read(starts, self.context + 1))
+        positions = self.windows.positions(starts)
         return Batch(
-            tokens=rows[:, :-1].contiguous(),
-            targets=rows[:, 1:].contiguous(),
-            loss_mask=torch.ones(self.batch_size, self.context),
-            segments=self._segments(starts) if self.document_mask else None,
+            tokens=torch.from_numpy(self.split.at(positions)),
+            targets=torch.from_numpy(self.split.at(np.where(positions < 0, -1, positions + 1))),
+            loss_mask=torch.from_numpy((positions >= 0).astype(np.float32)),
+            segments=self._segments(positions) if self.document_mask else None,
             sources=self.windows.names(starts),
         )
 
@@ -56,6 +58,6 @@ class Causal:
         """Summed cross entropy in nats; the count is the number of targets."""
         return next_token_loss(model, batch, z_loss=self.z_loss)
 
-    def _segments(self, starts: Numbers) -> Tensor:
-        documents = np.stack([self.split.documents_at(int(start), self.context) for start in starts])
-        return torch.from_numpy(documents - documents[:, :1])
+    def _segments(self, positions: Numbers) -> Tensor:
+        documents = self.split.documents_of(positions)  # -1 is padding
+        return torch.from_numpy(np.where(positions < 0, -1, documents - documents[:, :1]))

@@ -58,7 +58,9 @@ def build_objective(config: PretrainConfig, split: TokenSplit, tokenizer: Tokeni
     ids = tuple(tokenizer.special_tokens[name] for name in special_tokens(config))
     common = (split, config.context, config.batch_size, config.seed)
     makers: dict[ObjectiveName, Callable[[], Objective]] = {
-        "causal": lambda: Causal(*common, document_mask=config.document_mask, z_loss=config.z_loss),
+        "causal": lambda: Causal(
+            *common, best_fit=config.packing == "best_fit", document_mask=config.document_mask, z_loss=config.z_loss
+        ),
         "prefix_lm": lambda: PrefixLM(*common, z_loss=config.z_loss),
         "fill_in_the_middle": lambda: FillInTheMiddle(
             *common, sentinels=(ids[0], ids[1], ids[2]), rate=config.fill_in_rate, z_loss=config.z_loss
