@@ -66,6 +66,8 @@ def read_json(path: Path) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FoundlingError(f"{path} does not exist", "a model directory has a config.json") from None
+    except NotADirectoryError:
+        raise FoundlingError(f"{path.parent} is a file", "a model is a directory with a config.json") from None
     except (ValueError, OSError) as error:
         raise FoundlingError(f"{path} is not readable JSON", str(error)) from None
     if not isinstance(data, dict):
