@@ -36,6 +36,7 @@ from foundling.evaluation.scores import (
     summarise,
 )
 from foundling.evaluation.task import Evaluable, Item, Outcome
+from foundling.evaluation.tasks.generation import Generation
 from foundling.evaluation.tasks.registry import make_tasks
 from foundling.inference.model import load
 from foundling.inference.remote import connect
@@ -100,7 +101,10 @@ def _cost(config: EvaluateConfig, seconds: float, outcomes: Sequence[Outcome]) -
 def _add_analyses(
     config: EvaluateConfig, inputs: Inputs, task: Evaluable, outcomes: list[Outcome], summary: dict[str, Any]
 ) -> None:
-    """Calibration, where there are confidences; spread between seeds; scores on contaminated and clean items."""
+    """What is known of all items together: calibration, spread between seeds, scores on contaminated and clean ones."""
+    if isinstance(task, Generation):
+        for name, value in task.corpus_scores(outcomes).items():
+            summary["metrics"][name]["reference"].append({"name": "as one corpus", "value": value})
     sure, right = confidences(outcomes)
     if sure:
         summary["calibration"] = calibration_summary(sure, right)

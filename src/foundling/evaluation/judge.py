@@ -19,7 +19,7 @@ GRADE = (
     "Request:\n{prompt}\n\nAnswer:\n{answer}\n\n"
     'Reply with one number from 1 (useless) to 10 (could not be better), as in "7".'
 )
-_VERDICT = re.compile(r"\b([ABT])\b|\b(tie)\b", re.IGNORECASE)
+_VERDICT = re.compile(r"\b([ABT])\b|\b((?i:tie))\b")  # a small "a" is a word
 _NUMBER = re.compile(r"(?<![\d.])(10|[1-9])(?![\d.]*\d)")
 
 

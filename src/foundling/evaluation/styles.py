@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import numpy as np
-
 from foundling.evaluation.task import Evaluable
 from foundling.evaluation.tasks.generation import Generation
-from foundling.evaluation.variants import Change, Variants, of_prompt
+from foundling.evaluation.variants import Variants, of_text
 
 STYLES = {
     "short answer": "Answer in as few words as possible.",
@@ -19,11 +15,7 @@ STYLES = {
 
 def styled(task: Generation, seed: int) -> Evaluable:
     """A task of generated answers asked plainly and with each instruction before the question."""
-    changes: dict[str, Change] = {name: of_prompt(_instructed(text)) for name, text in STYLES.items()}
+    changes = {name: of_text(f"{instruction}\n{{}}".format) for name, instruction in STYLES.items()}
     known = [metric.name for metric in task.task.metrics]
     follow = [known[0], *(name for name in ("valid", "invented", "abstained") if name in known)]
     return Variants(task, "styles", changes, tuple(follow), seed=seed)
-
-
-def _instructed(instruction: str) -> Callable[[str, np.random.Generator], str]:
-    return lambda text, rng: f"{instruction}\n{text}"

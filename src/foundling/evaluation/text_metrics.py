@@ -19,19 +19,15 @@ def sentence_score(name: str, answer: str, accepted: Sequence[str]) -> float:
     return float(sacrebleu.sentence_chrf(answer, list(accepted)).score) / 100
 
 
-def corpus_scores(answers: Sequence[str], accepted: Sequence[Sequence[str]]) -> dict[str, float]:
-    """Corpus BLEU and chrF on sacrebleu's 0-100 scale, with its default (comparable) settings.
+def corpus_score(name: str, answers: Sequence[str], accepted: Sequence[Sequence[str]]) -> float:
+    """BLEU or chrF of all answers as one corpus, 0 to 1, by sacrebleu's defaults: the number that papers give.
 
     Args:
         accepted: the references of each answer; answers with fewer references repeat their first.
     """
-    sacrebleu = _sacrebleu()
-    most = max((len(references) for references in accepted), default=0)
+    most = max(map(len, accepted))
     columns = [[refs[i] if i < len(refs) else refs[0] for refs in accepted] for i in range(most)]
-    return {
-        "bleu": float(sacrebleu.corpus_bleu(list(answers), columns).score),
-        "chrf": float(sacrebleu.corpus_chrf(list(answers), columns).score),
-    }
+    return float(getattr(_sacrebleu(), f"corpus_{name}")(list(answers), columns).score) / 100
 
 
 def _sacrebleu():  # type: ignore[no-untyped-def]

@@ -24,6 +24,11 @@ def of_prompt(change: Callable[[str, np.random.Generator], str]) -> Change:
     return changed
 
 
+def of_text(change: Callable[[str], str]) -> Change:
+    """`of_prompt` of a change that draws nothing."""
+    return of_prompt(lambda text, rng: change(text))
+
+
 @dataclass(frozen=True)
 class Variants:
     """`inner` and the same items under each change.

@@ -191,14 +191,13 @@ class TreeScorer:
         for at, row in enumerate(rows):
             tokens[at, : lengths[at]] = row.tokens
             positions[at, : lengths[at]] = forward.start + row.positions()
-        tree = _tree(rows, time, device) if forward.start or any(row.branches for row in rows) else None
+        tree = _tree(rows, time, device) if any(row.branches for row in rows) else None
         firsts = np.cumsum(lengths) - lengths
         outputs = [int(first) + output for first, row in zip(firsts, rows, strict=True) for output in row.outputs]
         with inference_of(self.runner.module), self.runner.precision():
             ids, places, there = (torch.from_numpy(part).to(device) for part in (tokens, positions, valid))
-            hidden = forward.hidden(ids, places, there, tree)
-            targets = [target for row in rows for target in row.targets]
-            logprobs, greedy = self._targets(hidden[torch.tensor(outputs, device=device)], targets)
+            hidden = forward.hidden(ids, places, there, torch.tensor(outputs, device=device), tree)
+            logprobs, greedy = self._targets(hidden, [target for row in rows for target in row.targets])
         self.tokens += int(lengths.sum())
         self.passes += 1
         owners = [owner for row in rows for owner in row.owners]
@@ -230,8 +229,10 @@ class _Forward(Protocol):
     def read(self, tokens: Tensor) -> None:
         """Compute the prefix (1, start)."""
 
-    def hidden(self, tokens: Tensor, positions: Tensor, valid: Tensor, visible: Tensor | None) -> Tensor:
-        """Hidden states (valid tokens, dim) of tokens (rows, time) behind the prefix.
+    def hidden(
+        self, tokens: Tensor, positions: Tensor, valid: Tensor, outputs: Tensor, visible: Tensor | None
+    ) -> Tensor:
+        """Hidden states (outputs, dim) of some of the valid tokens (rows, time) behind the prefix.
 
         Args:
             visible: (rows, time, time) bool, which of its row's tokens each sees; None: those before it.
@@ -248,12 +249,13 @@ class _PackedBehind:
     def read(self, tokens: Tensor) -> None:
         self.start = tokens.shape[1]
         with inference_of(self.packed.module):
-            ctx, whole = Context.full(1, self.start), torch.ones_like(tokens, dtype=torch.bool)
-            self.prefix = self.packed.hidden(tokens, ctx, whole, keep=True)[1]
+            self.prefix = self.packed.keys_values(tokens, Context.full(1, self.start))
 
-    def hidden(self, tokens: Tensor, positions: Tensor, valid: Tensor, visible: Tensor | None) -> Tensor:
+    def hidden(
+        self, tokens: Tensor, positions: Tensor, valid: Tensor, outputs: Tensor, visible: Tensor | None
+    ) -> Tensor:
         tree = None if visible is None else Tree(visible, positions)
-        return self.packed.hidden(tokens, Context(positions, tree=tree), valid, self.prefix)[0]
+        return self.packed.hidden(tokens, Context(positions, tree=tree), valid, outputs, self.prefix)
 
 
 class _ModuleBehind:
@@ -271,16 +273,20 @@ class _ModuleBehind:
         with inference_of(self.runner.module), self.runner.precision():
             self.runner.module.hidden(tokens, ctx, self.state)
 
-    def hidden(self, tokens: Tensor, positions: Tensor, valid: Tensor, visible: Tensor | None) -> Tensor:
+    def hidden(
+        self, tokens: Tensor, positions: Tensor, valid: Tensor, outputs: Tensor, visible: Tensor | None
+    ) -> Tensor:
         rows, time = tokens.shape
         ctx = Context(positions)
+        if visible is None and self.start:
+            visible = valid.new_ones(time, time).tril().expand(rows, -1, -1)
         if visible is not None:
             before = torch.arange(self.start, device=tokens.device).expand(rows, -1)
             all_before = visible.new_ones(rows, time, self.start)
             ctx.tree = Tree(torch.cat((all_before, visible), 2), torch.cat((before, positions), 1))
         if self.start:
             ctx.cache = _cache(tokens.new_full((rows,), self.start))
-        return self.runner.module.hidden(tokens, ctx, self.state or None)[valid]
+        return self.runner.module.hidden(tokens, ctx, self.state or None)[valid][outputs]
 
 
 class Beginning:

@@ -32,7 +32,7 @@ from foundling.evaluation.scores import summarise
 from foundling.evaluation.task import Metric, Outcome, Task
 from foundling.evaluation.task_file import read_task_file
 from foundling.evaluation.tasks.choices import Choices
-from foundling.evaluation.text_metrics import corpus_scores, sentence_score
+from foundling.evaluation.text_metrics import corpus_score, sentence_score
 
 
 def test_calibration_of_an_honest_and_a_boastful_model() -> None:
@@ -180,8 +180,7 @@ def test_text_metrics_are_the_libraries() -> None:
     pytest.importorskip("rouge_score")
     answers = ["The cat sat on the mat.", "A dog barked loudly at night"]
     accepted = [["The cat is sitting on the mat.", "A cat sat on a mat."], ["The dog barked at night."]]
-    found = corpus_scores(answers, accepted)
     columns = [["The cat is sitting on the mat.", "The dog barked at night."], ["A cat sat on a mat."] + accepted[1]]
-    assert found["bleu"] == sacrebleu.corpus_bleu(answers, columns).score
-    assert found["chrf"] == sacrebleu.corpus_chrf(answers, columns).score
+    assert corpus_score("bleu", answers, accepted) == sacrebleu.corpus_bleu(answers, columns).score / 100
+    assert corpus_score("chrf", answers, accepted) == sacrebleu.corpus_chrf(answers, columns).score / 100
     assert sentence_score("chrf", "x", ["x"]) == pytest.approx(1.0) and sentence_score("rouge-l", "a b", ["a c"]) == 0.5

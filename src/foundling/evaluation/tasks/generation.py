@@ -12,9 +12,10 @@ from foundling.evaluation.matching import YES_OR_NO, extract, matches
 from foundling.evaluation.rows import Row
 from foundling.evaluation.statistics import pass_all_k, pass_at_k
 from foundling.evaluation.support import supported_share
-from foundling.evaluation.task import Item, Metric, Reference, Task, Value
+from foundling.evaluation.task import Item, Metric, Outcome, Reference, Task, Value
 from foundling.evaluation.tasks.answered import Answered, Graded
 from foundling.evaluation.templates import evaluate, render
+from foundling.evaluation.text_metrics import corpus_score
 
 
 @dataclass(frozen=True)
@@ -114,3 +115,13 @@ class Generation(Answered):
             share = sum(matches(rule, common, accepted) for accepted in answers) / len(answers)
             beside[name] = [Reference("most common answer", share)]
         return beside
+
+    def corpus_scores(self, outcomes: Sequence[Outcome]) -> dict[str, float]:
+        """BLEU and chrF of all answers as one corpus: what papers give; the metric is the mean over items."""
+        samples = [outcome.sample for outcome in outcomes if outcome.sample["accepted"]]
+        accepted = [sample["accepted"] for sample in samples]
+        return {
+            name: corpus_score(rule.match, [sample["read"][name] or "" for sample in samples], accepted)
+            for name, rule in self.spec.extract.items()
+            if rule.match in ("bleu", "chrf") and samples
+        }

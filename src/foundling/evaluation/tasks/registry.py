@@ -8,8 +8,25 @@ from foundling.core.artifacts import Artifact
 from foundling.core.errors import FoundlingError, nearest
 from foundling.evaluation.config import EvaluateConfig
 from foundling.evaluation.documents import Documents
+from foundling.evaluation.jailbreaks import jailbroken
+from foundling.evaluation.perturbations import perturbed
+from foundling.evaluation.styles import styled
 from foundling.evaluation.task import Evaluable
 from foundling.evaluation.task_file import built_in_tasks, read_task_file, task_class
+from foundling.evaluation.tasks.answering_expressions import AnsweringExpressions
+from foundling.evaluation.tasks.bits_per_byte import BitsPerByte
+from foundling.evaluation.tasks.canaries import Canaries
+from foundling.evaluation.tasks.choices import Choices
+from foundling.evaluation.tasks.continuation import Continuation, Texts
+from foundling.evaluation.tasks.conversation import Conversation
+from foundling.evaluation.tasks.generation import Generation
+from foundling.evaluation.tasks.instruction_following import InstructionFollowing
+from foundling.evaluation.tasks.memorisation import Memorisation
+from foundling.evaluation.tasks.personal_data import PersonalData
+from foundling.evaluation.tasks.programs import Programs
+from foundling.evaluation.tasks.refusal import Refusal
+from foundling.evaluation.tasks.snowball import Snowball
+from foundling.evaluation.tasks.syntax import Syntax
 
 
 def make_tasks(config: EvaluateConfig, corpus: Artifact | None) -> list[Evaluable]:
@@ -45,14 +62,6 @@ def _named(config: EvaluateConfig, documents: Documents, name: str) -> Evaluable
 
 
 def _from_file(config: EvaluateConfig, name: str) -> Evaluable:
-    from foundling.evaluation.tasks.choices import Choices
-    from foundling.evaluation.tasks.continuation import Continuation, Texts
-    from foundling.evaluation.tasks.conversation import Conversation
-    from foundling.evaluation.tasks.generation import Generation
-    from foundling.evaluation.tasks.instruction_following import InstructionFollowing
-    from foundling.evaluation.tasks.programs import Programs
-    from foundling.evaluation.tasks.refusal import Refusal
-
     spec, folder = read_task_file(name)
     if config.shots is not None:
         spec = spec.model_copy(update={"shots": spec.shots.model_copy(update={"count": config.shots})})
@@ -82,14 +91,6 @@ def _asked_again(config: EvaluateConfig, tasks: list[Evaluable]) -> list[Evaluab
     Raises:
         FoundlingError: a form that fits none of the tasks.
     """
-    from foundling.evaluation.jailbreaks import jailbroken
-    from foundling.evaluation.perturbations import perturbed
-    from foundling.evaluation.styles import styled
-    from foundling.evaluation.tasks.choices import Choices
-    from foundling.evaluation.tasks.generation import Generation
-    from foundling.evaluation.tasks.refusal import Refusal
-    from foundling.evaluation.tasks.snowball import Snowball
-
     found: list[Evaluable] = []
     asked = {"perturb": config.perturb, "jailbreak": config.jailbreak, "styles": config.styles}
     unused = {name for name, value in {**asked, "snowball": config.snowball}.items() if value}
@@ -111,47 +112,11 @@ def _asked_again(config: EvaluateConfig, tasks: list[Evaluable]) -> list[Evaluab
     return found
 
 
-def _bits_per_byte(config: EvaluateConfig, documents: Documents) -> Evaluable:
-    from foundling.evaluation.tasks.bits_per_byte import BitsPerByte
-
-    return BitsPerByte(config.bits_per_byte, documents, config.seed)
-
-
-def _syntax(config: EvaluateConfig, documents: Documents) -> Evaluable:
-    from foundling.evaluation.tasks.syntax import Syntax
-
-    return Syntax(config.syntax, documents, config.seed)
-
-
-def _memorisation(config: EvaluateConfig, documents: Documents) -> Evaluable:
-    from foundling.evaluation.tasks.memorisation import Memorisation
-
-    return Memorisation(config.memorisation, documents, config.seed)
-
-
-def _personal_data(config: EvaluateConfig, documents: Documents) -> Evaluable:
-    from foundling.evaluation.tasks.personal_data import PersonalData
-
-    return PersonalData(config.personal_data, documents, config.seed)
-
-
-def _canaries(config: EvaluateConfig, documents: Documents) -> Evaluable:
-    from foundling.evaluation.tasks.canaries import Canaries
-
-    return Canaries(config.canaries)
-
-
-def _expressions(config: EvaluateConfig, documents: Documents) -> Evaluable:
-    from foundling.evaluation.tasks.answering_expressions import AnsweringExpressions
-
-    return AnsweringExpressions(config.expressions, config.seed)
-
-
 _BUILT_IN: dict[str, Callable[[EvaluateConfig, Documents], Evaluable]] = {
-    "bits-per-byte": _bits_per_byte,
-    "syntax": _syntax,
-    "expressions": _expressions,
-    "memorisation": _memorisation,
-    "personal-data": _personal_data,
-    "canaries": _canaries,
+    "bits-per-byte": lambda config, documents: BitsPerByte(config.bits_per_byte, documents, config.seed),
+    "syntax": lambda config, documents: Syntax(config.syntax, documents, config.seed),
+    "expressions": lambda config, documents: AnsweringExpressions(config.expressions, config.seed),
+    "memorisation": lambda config, documents: Memorisation(config.memorisation, documents, config.seed),
+    "personal-data": lambda config, documents: PersonalData(config.personal_data, documents, config.seed),
+    "canaries": lambda config, documents: Canaries(config.canaries),
 }

@@ -40,25 +40,43 @@ class PackedForward:
         self.module, self.library = module, library
 
     def hidden(
-        self, tokens: Tensor, ctx: Context, valid: Tensor, prefix: Sequence[KeyValue] = (), keep: bool = False
-    ) -> tuple[Tensor, list[KeyValue]]:
-        """Final hidden states (n valid tokens, dim) of tokens (rows, time), in the order of rows.
+        self, tokens: Tensor, ctx: Context, valid: Tensor, outputs: Tensor, prefix: Sequence[KeyValue] = ()
+    ) -> Tensor:
+        """Final hidden states (n outputs, dim) of tokens (rows, time).
 
         Args:
             ctx: positions, and a tree over the rows' own tokens where they are not simply causal.
             valid: (rows, time) bool; the rest is padding and is computed in attention only.
+            outputs: which of the valid tokens, counted in the order of rows, a result is wanted of.
             prefix: each layer's keys and values (1, prefix, kv_heads, head_dim) that all tokens see.
-            keep: also return the keys and values of these tokens.
         """
+        x = self._blocks(tokens, ctx, valid, outputs, prefix, None)
+        return self._normed(self.module.norm, x)
+
+    def keys_values(self, tokens: Tensor, ctx: Context) -> list[KeyValue]:
+        """Each layer's keys and values (1, time, kv_heads, head_dim) of tokens (1, time)."""
+        kept: list[KeyValue] = []
+        self._blocks(tokens, ctx, torch.ones_like(tokens, dtype=torch.bool), tokens.new_empty(0), (), kept)
+        return kept
+
+    def _blocks(
+        self,
+        tokens: Tensor,
+        ctx: Context,
+        valid: Tensor,
+        outputs: Tensor,
+        prefix: Sequence[KeyValue],
+        kept: list[KeyValue] | None,
+    ) -> Tensor:
         where = valid.flatten().nonzero()[:, 0]
         x = self.module.embedding.weight.detach()[tokens.flatten()[where]]
-        pack, kept = _Pack(where, tokens.shape), []
+        pack, last = _Pack(where, tokens.shape), len(self.module.blocks) - 1
         for index, block in enumerate(self.module.blocks):
             x, own = self._attention(cast(Block, block), x, ctx, prefix[index] if prefix else None, pack)
-            x = self._feed_forward(cast(Block, block), x)
-            if keep:
+            x = self._feed_forward(cast(Block, block), x if index < last else x[outputs])
+            if kept is not None:
                 kept.append(own)
-        return self._normed(self.module.norm, x), kept
+        return x
 
     def _attention(
         self, block: Block, x: Tensor, ctx: Context, prefix: KeyValue | None, pack: _Pack
