@@ -79,7 +79,7 @@ def _jsonl(text: str, name: str) -> Iterator[Row]:
             try:
                 fields = json.loads(line)
             except ValueError as error:
-                raise FoundlingError(f"{name}:{number} is not JSON", str(error)) from None
+                raise FoundlingError(f"{name}:{number} is not JSON", str(error).replace("line 1 ", "")) from None
             yield _row(f"{name}:{number}", fields)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import StrictUndefined, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from foundling.core.errors import FoundlingError
+from foundling.core.errors import FoundlingError, nearest
 from foundling.evaluation.rows import Row
 
 
@@ -18,7 +18,7 @@ def render(template: str, row: Row, **more: str) -> str:
     try:
         return _template(template).render(**{**row.fields, **more}, row=row.fields)
     except (TemplateError, TypeError, ValueError, KeyError, IndexError) as error:
-        raise FoundlingError(f"{row.where}: the template {_short(template)} fails", str(error)) from None
+        raise _failed(f"the template {_short(template)}", row, error) from None
 
 
 def evaluate(expression: str, row: Row) -> Any:
@@ -29,7 +29,15 @@ def evaluate(expression: str, row: Row) -> Any:
             str(value)  # raises, naming the column
         return value
     except (TemplateError, TypeError, ValueError, KeyError, IndexError) as error:
-        raise FoundlingError(f"{row.where}: the expression {_short(expression)} fails", str(error)) from None
+        raise _failed(f"the expression {_short(expression)}", row, error) from None
+
+
+def _failed(what: str, row: Row, error: Exception) -> FoundlingError:
+    missing = re.fullmatch(r"'(\w+)' is undefined", str(error))
+    if missing is None:
+        return FoundlingError(f"{row.where}: {what} fails", str(error))
+    why = nearest(missing[1], row.fields) or f"it has {', '.join(row.fields)}"
+    return FoundlingError(f"{row.where} has no column {missing[1]!r}, which {what} needs", why)
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
