@@ -31,7 +31,7 @@ from foundling.core.hardware import describe
 from foundling.evaluation.answering import LocalAnswerer
 from foundling.evaluation.config import EvaluateConfig
 from foundling.evaluation.lm_eval_harness import HarnessAnswerer
-from foundling.evaluation.requests import Loglikelihood, Request
+from foundling.evaluation.requests import Request
 from foundling.evaluation.tasks.registry import make_tasks
 from foundling.inference.engine import Engine
 from foundling.models.build import build
@@ -57,7 +57,7 @@ def gpt2_tokenizer() -> Tokenizer:
 
 
 def samples_of(task_name: str, items: int, quantiles: int) -> dict[str, list[list[Request]]]:
-    """The requests of the first items of a task; of MMLU's, of the subjects at evenly spaced quantiles of the length."""
+    """The requests of a task's first items; of MMLU's, of the subjects at evenly spaced quantiles of the length."""
     [task] = make_tasks(EvaluateConfig(tasks=(task_name,)), None)
     every = task.items()
     subjects = {task_name: every}
