@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from foundling.core import progress
 from foundling.core.errors import FoundlingError
@@ -56,7 +57,7 @@ def _on_ray(
     if started:
         ray.init(num_cpus=config.workers or None, log_to_driver=False, include_dashboard=False)
     try:
-        task = ray.remote(max_retries=_RETRIES)(block.run)
+        task: Any = ray.remote(max_retries=_RETRIES)(block.run)
         shared = [ray.put(value) for value in (config, held_out, list(scorers))]
         waiting = [task.remote(item, *shared, folder) for item in work]
         while waiting:
