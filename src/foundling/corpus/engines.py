@@ -53,6 +53,7 @@ def _on_ray(
     except ImportError:
         what = "engine 'ray' needs Ray, which is not installed"
         raise FoundlingError(what, fix='Run: pip install "foundling[ray]", or use engine=local') from None
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     started = not ray.is_initialized()
     if started:
         ray.init(num_cpus=config.workers or None, log_to_driver=False, include_dashboard=False)
