@@ -17,7 +17,7 @@ from foundling.training.config import PretrainConfig, TrainingConfig
 
 MUON_STEPS = 5
 STATES = {"adamw": 2, "muon": 1, "sgd": 1}  # float32 numbers kept for a weight; Muon leaves the embeddings to AdamW
-CHUNK_LOGITS, LEAST_CHUNK = 1 << 21, 64  # `training/loss.py` holds no more logits at once
+CHUNK_LOGITS, LEAST_CHUNK = 1 << 21, 256  # `training/loss.py` holds no more logits at once
 SCORED = {"masked_diffusion": 0.5, "prefix_lm": 0.5}  # share of the tokens that objectives score; others score all
 LONGEST_SCORES = 512  # tokens of a row up to which a CPU keeps attention's weights (`models/layers/short_attention.py`)
 FUSED_KEYS = 4000  # what each token costs the fused kernel on a CPU, beside its keys, in keys

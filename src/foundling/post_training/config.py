@@ -8,10 +8,11 @@ from pydantic import model_validator
 
 from foundling.core.config import Config, option
 from foundling.models.adapter_config import AdapterConfig
-from foundling.training.config import ScheduleName, TrainingConfig
+from foundling.training.config import MAX_RATE, ScheduleName, TrainingConfig
 
 EXPRESSIONS = "expressions"
 OWN_EXPRESSIONS = "own-expressions"
+Invalid = Literal["refuse", "skip"]
 Policy = Literal["refuse", "skip", "truncate"]
 PreferenceMethod = Literal["dpo", "cdpo", "robust", "ipo", "hinge", "simpo", "orpo", "kto"]
 
@@ -30,7 +31,30 @@ class TuningConfig(TrainingConfig):
         return self
 
 
-class SFTConfig(TuningConfig):
+class RowsConfig(TuningConfig):
+    """What the stages that pass over given rows share."""
+
+    invalid: Invalid = option("refuse", "a row that is not of the form: refuse by file and line, or skip (counted)")
+    too_long: Policy = option("refuse", "a row longer than the context: refuse, skip (counted) or truncate")
+    epochs: float = option(1.0, "passes over the rows", gt=0)
+    steps: int = option(0, "optimizer steps; 0: as many as the epochs take", ge=0)
+    learning_rate: float = option(3e-4, "peak rate of AdamW: vectors, embeddings, head", gt=0, le=MAX_RATE)
+    matrix_learning_rate: float = option(3e-3, "peak rate of Muon, for the matrices of the blocks", gt=0, le=MAX_RATE)
+    schedule: ScheduleName = option("linear", "shape of the learning rate over the steps")
+
+
+class PairsConfig(RowsConfig):
+    """What the stages that learn from pairs of answers share."""
+
+    examples: int = option(1500, "prompts to answer, for a task", ge=1)
+    samples: int = option(8, "answers sampled for each prompt of a task", ge=2)
+    temperature: float = option(1.0, "of these samples", gt=0)
+    pairs_per_prompt: int = option(2, "most pairs made of one prompt's answers", ge=1)
+    max_tokens: int = option(48, "longest sampled answer in tokens", ge=1)
+    batch_size: int = option(32, "pairs (kto: answers) in one step", ge=1)
+
+
+class SFTConfig(RowsConfig):
     """The stage `sft`: the loss is on what the assistant says, and on nothing else."""
 
     data: tuple[str, ...] = option(
@@ -41,25 +65,22 @@ class SFTConfig(TuningConfig):
     )
     examples: int = option(10_000, "examples to generate of a task; of own-expressions: prompts to answer", ge=1)
     samples: int = option(8, "own answers: how many are sampled for each prompt", ge=1)
+    temperature: float = option(1.0, "own answers: of the samples", gt=0)
     keep: int = option(4, "own answers: most right ones kept of a prompt", ge=1)
     max_tokens: int = option(48, "own answers: longest one in tokens", ge=1)
     noise: float = option(0.0, "NEFTune's alpha: noise on the embeddings in training; 0: none", ge=0)
-    epochs: float = option(1.0, "passes over the examples", gt=0)
     init: Literal["base", "random"] = option(
         "base", "random: the base's architecture and tokenizer with fresh weights, to see what pretraining bought"
     )
-    too_long: Literal["refuse", "skip", "truncate", "split"] = option(
+    too_long: Literal["refuse", "skip", "truncate", "split"] = option(  # type: ignore[assignment]
         "refuse", "an example longer than the context: refuse, skip (counted), truncate, or split into several"
     )
     turns: Literal["all", "last"] = option(
         "all", "which answers of a chat are learned; one with `weight: 0` never is, but later ones see it"
     )
-    invalid: Literal["refuse", "skip"] = option("refuse", "a row that is no chat: refuse, or skip (counted)")
-    steps: int = option(0, "optimizer steps; 0: as many as the epochs take", ge=0)
     batch_size: int = option(4, "packed rows in one step: many small steps learn a format fastest", ge=1)
-    learning_rate: float = option(0.01, "peak rate of AdamW: vectors, embeddings, head", gt=0, le=10)
-    matrix_learning_rate: float = option(0.02, "peak rate of Muon, for the matrices of the blocks", gt=0, le=10)
-    schedule: ScheduleName = option("linear", "shape of the learning rate over the steps")
+    learning_rate: float = option(0.01, "peak rate of AdamW: vectors, embeddings, head", gt=0, le=MAX_RATE)
+    matrix_learning_rate: float = option(0.02, "peak rate of Muon, for the matrices of the blocks", gt=0, le=MAX_RATE)
 
 
 class SynthesizeConfig(Config):
@@ -83,7 +104,7 @@ class SynthesizeConfig(Config):
     min_score: int = option(0, "least points of five that a judge must give a row; 0: rows are not rated", ge=0, le=5)
     temperature: float = option(0.8, "of what is written; verdicts are greedy", ge=0)
     max_tokens: int = option(256, "longest answer in tokens", ge=1)
-    invalid: Literal["refuse", "skip"] = option("refuse", "a row without a prompt: refuse, or skip (counted)")
+    invalid: Invalid = option("refuse", "a row without a prompt: refuse, or skip (counted)")
     seed: int = option(0, "of sampling and of what is shown", ge=0)
 
 
@@ -93,7 +114,7 @@ class ReinforceConfig(TuningConfig):
     data: tuple[str, ...] = option(
         (EXPRESSIONS,), "rows {prompt, verifier, data} (.jsonl, .parquet), or the task `expressions`", min_length=1
     )
-    invalid: Literal["refuse", "skip"] = option("refuse", "a row that cannot be verified: refuse, or skip (counted)")
+    invalid: Invalid = option("refuse", "a row that cannot be verified: refuse, or skip (counted)")
     method: Literal["grpo", "ppo"] = option("grpo", "grpo: compare a prompt's answers; ppo: compare with a critic")
     updates: int = option(1, "optimizer steps on the same answers", ge=1)
     wrong_reward: float = option(0.0, "reward of a wrong answer; a right one has 1", le=1)
@@ -124,8 +145,8 @@ class ReinforceConfig(TuningConfig):
     batch_size: int = option(256, "prompts times samples; set by them", ge=1)
     micro_batch: int = option(64, "rows in one forward pass; 0: all", ge=0)
     context: int = option(128, "longest prompt with its answer, in tokens", ge=2)
-    learning_rate: float = option(2e-4, "peak rate of AdamW: vectors, embeddings, head", gt=0, le=10)
-    matrix_learning_rate: float = option(2e-3, "peak rate of Muon, for the matrices of the blocks", gt=0, le=10)
+    learning_rate: float = option(2e-4, "peak rate of AdamW: vectors, embeddings, head", gt=0, le=MAX_RATE)
+    matrix_learning_rate: float = option(2e-3, "peak rate of Muon, for the matrices of the blocks", gt=0, le=MAX_RATE)
     schedule: ScheduleName = option("constant", "shape of the learning rate over the steps")
     warmup: float = option(0.1, "part of the steps in which the rate rises from zero", ge=0, lt=1)
 
@@ -138,7 +159,7 @@ class ReinforceConfig(TuningConfig):
         return self
 
 
-class RewardConfig(TuningConfig):
+class RewardConfig(PairsConfig):
     """The stage `reward`: a model whose score says how good an answer is."""
 
     data: tuple[str, ...] = option(
@@ -154,21 +175,9 @@ class RewardConfig(TuningConfig):
     centre: float = option(0.0, "weight that holds the sum of a pair's scores near zero", ge=0)
     freeze: bool = option(False, "train the head alone")
     held_out: float = option(0.1, "share of prompts kept for measuring accuracy and calibration", gt=0, lt=1)
-    examples: int = option(1500, "prompts to answer, for a task", ge=1)
-    samples: int = option(8, "answers sampled for each prompt of a task", ge=2)
-    pairs_per_prompt: int = option(2, "most pairs made of one prompt's answers", ge=1)
-    max_tokens: int = option(48, "longest sampled answer in tokens", ge=1)
-    too_long: Policy = option("refuse", "a pair longer than the context: refuse, skip (counted) or truncate")
-    invalid: Literal["refuse", "skip"] = option("refuse", "a row that is no pair: refuse, or skip (counted)")
-    epochs: float = option(1.0, "passes over the pairs", gt=0)
-    steps: int = option(0, "optimizer steps; 0: as many as the epochs take", ge=0)
-    batch_size: int = option(32, "pairs in one step", ge=1)
-    learning_rate: float = option(3e-4, "peak rate of AdamW: vectors, embeddings, head", gt=0, le=10)
-    matrix_learning_rate: float = option(3e-3, "peak rate of Muon, for the matrices of the blocks", gt=0, le=10)
-    schedule: ScheduleName = option("linear", "shape of the learning rate over the steps")
 
 
-class ClassifyConfig(TuningConfig):
+class ClassifyConfig(RowsConfig):
     """The stage `classify`: labels in place of words."""
 
     data: tuple[str, ...] = option(
@@ -180,17 +189,11 @@ class ClassifyConfig(TuningConfig):
     )
     freeze: bool = option(False, "train the head alone (feature-based transfer)")
     held_out: float = option(0.2, "share of the texts kept for measuring", gt=0, lt=1)
-    too_long: Policy = option("refuse", "a text longer than the context: refuse, skip (counted) or truncate")
-    invalid: Literal["refuse", "skip"] = option("refuse", "a row without a label: refuse, or skip (counted)")
     epochs: float = option(3.0, "passes over the texts", gt=0)
-    steps: int = option(0, "optimizer steps; 0: as many as the epochs take", ge=0)
     batch_size: int = option(16, "texts in one step", ge=1)
-    learning_rate: float = option(3e-4, "peak rate of AdamW: vectors, embeddings, head", gt=0, le=10)
-    matrix_learning_rate: float = option(3e-3, "peak rate of Muon, for the matrices of the blocks", gt=0, le=10)
-    schedule: ScheduleName = option("linear", "shape of the learning rate over the steps")
 
 
-class PreferConfig(TuningConfig):
+class PreferConfig(PairsConfig):
     """The stage `prefer`: learn from pairs of a better and a worse answer, or (kto) from answers judged one by one."""
 
     data: tuple[str, ...] = option(
@@ -206,19 +209,8 @@ class PreferConfig(TuningConfig):
     sft_weight: float = option(0.0, "weight of the chosen answer's cross entropy a token; orpo needs 1", ge=0)
     desirable_weight: float = option(1.0, "kto: weight of the good answers", gt=0)
     undesirable_weight: float = option(1.0, "kto: weight of the bad answers", gt=0)
-    examples: int = option(1500, "prompts to answer, for a task", ge=1)
-    samples: int = option(8, "answers sampled for each prompt of a task", ge=2)
-    pairs_per_prompt: int = option(2, "most pairs made of one prompt's answers", ge=1)
-    temperature: float = option(1.0, "of the samples", gt=0)
-    max_tokens: int = option(48, "longest sampled answer in tokens", ge=1)
-    too_long: Policy = option("refuse", "a pair longer than the context: refuse, skip (counted) or truncate")
-    invalid: Literal["refuse", "skip"] = option("refuse", "a row that is no pair: refuse, or skip (counted)")
-    epochs: float = option(1.0, "passes over the pairs", gt=0)
-    steps: int = option(0, "optimizer steps; 0: as many as the epochs take", ge=0)
-    batch_size: int = option(32, "pairs (kto: answers) in one step", ge=1)
-    learning_rate: float = option(1e-4, "peak rate of AdamW: vectors, embeddings, head", gt=0, le=10)
-    matrix_learning_rate: float = option(1e-3, "peak rate of Muon, for the matrices of the blocks", gt=0, le=10)
-    schedule: ScheduleName = option("linear", "shape of the learning rate over the steps")
+    learning_rate: float = option(1e-4, "peak rate of AdamW: vectors, embeddings, head", gt=0, le=MAX_RATE)
+    matrix_learning_rate: float = option(1e-3, "peak rate of Muon, for the matrices of the blocks", gt=0, le=MAX_RATE)
     warmup: float = option(0.1, "part of the steps in which the rate rises from zero", ge=0, lt=1)
 
     @model_validator(mode="after")

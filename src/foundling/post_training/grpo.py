@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from foundling.models.language_model import LanguageModel
+from foundling.post_training.acting import plain_copy
 from foundling.post_training.config import ReinforceConfig
 from foundling.post_training.logprobs import batch_logprobs
 from foundling.post_training.policy import clipped_policy_loss, group_advantages, kl_penalty, normalised_sum
@@ -31,7 +31,7 @@ class GroupRelativePolicyOptimization:
         self, module: LanguageModel, rollouts: Rollouts, config: ReinforceConfig, measure_kl: bool = False
     ) -> None:
         self.rollouts, self.config = rollouts, config
-        self.reference = copy.deepcopy(module).requires_grad_(False) if config.kl or measure_kl else None
+        self.reference = plain_copy(module, config.precision) if config.kl or measure_kl else None
 
     def batch(self, step: int, model: nn.Module | None = None) -> Batch:
         """The rollout of this step with its advantages."""

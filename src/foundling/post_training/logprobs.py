@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from foundling.models.context import Context
 from foundling.training.batch import Batch
-from foundling.training.loss import CHUNK_LOGITS, head_parameters
+from foundling.training.loss import chunk_size, head_parameters, softmax_and_log_z
 
 
 def batch_logprobs(model: Any, batch: Batch, temperature: float = 1.0) -> Tensor:
@@ -30,10 +30,11 @@ def batch_logprobs(model: Any, batch: Batch, temperature: float = 1.0) -> Tensor
 def chosen_logprobs(hidden: Tensor, targets: Tensor, model: Any, temperature: float = 1.0, chunk: int = 0) -> Tensor:
     """log p(target) of each position, (n, dim) and (n,) -> (n,) float32.
 
-    The head is applied to `chunk` positions at a time, and once more in the backward pass: its logits are never kept.
+    The head is applied to `chunk` positions at a time, and once more in the backward pass if it is trained: its logits
+    are never kept.
     """
     parameters = head_parameters(model)
-    size = chunk or max(64, CHUNK_LOGITS // parameters[0].shape[0])
+    size = chunk or chunk_size(len(parameters[0]))
     names = [next(name for name, p in model.named_parameters() if p is wanted) for wanted in parameters]
     found: Tensor = _ChosenLogprobs.apply(hidden, targets, _Head(model, names), temperature, size, *parameters)
     return found
@@ -67,6 +68,11 @@ class _Head(nn.Module):
 
 
 class _ChosenLogprobs(torch.autograd.Function):
+    """Where the head is frozen (an adapter), a position's gradient is the incoming number times what is known at once.
+
+    It is then taken in the forward pass, while the logits are there; otherwise they are computed again.
+    """
+
     @staticmethod
     def forward(  # type: ignore[override]
         ctx: Any,
@@ -77,15 +83,29 @@ class _ChosenLogprobs(torch.autograd.Function):
         size: int,
         *parameters: Tensor,
     ) -> Tensor:
-        ctx.save_for_backward(hidden, targets, *parameters)
-        ctx.head, ctx.temperature, ctx.size = head, temperature, size
-        if not len(targets):
-            return hidden.new_zeros(0, dtype=torch.float32)
-        parts = zip(hidden.split(size), targets.split(size), strict=True)
-        return torch.cat([_log_softmax(head(h), temperature).gather(-1, t[:, None])[:, 0] for h, t in parts])
+        frozen = not any(p.requires_grad for p in parameters)
+        at_once = frozen and ctx.needs_input_grad[0]
+        grad_hidden = torch.empty_like(hidden) if at_once else None
+        found = hidden.new_empty(len(targets), dtype=torch.float32)
+        for start in range(0, len(targets), size):
+            part = slice(start, start + size)
+            with torch.set_grad_enabled(at_once):
+                leaf = hidden[part].detach().requires_grad_(at_once)
+                logits = head(leaf)
+            slope, found[part] = _slope_and_logprob(logits.detach(), targets[part], temperature)
+            if grad_hidden is not None:
+                (grad_hidden[part],) = torch.autograd.grad(logits, [leaf], slope.to(logits.dtype))
+        ctx.save_for_backward(*([grad_hidden] if at_once else [hidden, targets, *parameters]))
+        ctx.at_once, ctx.head, ctx.temperature, ctx.size = at_once, head, temperature, size
+        ctx.n_parameters = len(parameters)
+        return found
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        if ctx.at_once:
+            (grad_hidden,) = ctx.saved_tensors
+            scaled = grad_hidden * grad[:, None].to(grad_hidden.dtype)
+            return scaled, *[None] * (4 + ctx.n_parameters)
         hidden, targets, *parameters = ctx.saved_tensors
         wanted = [p for p in parameters if p.requires_grad]
         sums = [torch.zeros_like(p, dtype=torch.float32) for p in wanted]
@@ -95,11 +115,9 @@ class _ChosenLogprobs(torch.autograd.Function):
             with torch.enable_grad():
                 leaf = hidden[part].detach().requires_grad_()
                 logits = ctx.head.on(parameters, leaf)
-            # d log p(t) / d logits = (one-hot(t) − softmax(logits)) / temperature
-            delta = _log_softmax(logits.detach(), ctx.temperature).exp_().neg_()
-            delta.scatter_add_(-1, targets[part, None], torch.ones_like(delta[:, :1]))
-            delta *= (grad[part] / ctx.temperature)[:, None]
-            grad_hidden[part], *grads = torch.autograd.grad(logits, [leaf, *wanted], delta.to(logits.dtype))
+            slope, _ = _slope_and_logprob(logits.detach(), targets[part], ctx.temperature)
+            slope *= grad[part, None]
+            grad_hidden[part], *grads = torch.autograd.grad(logits, [leaf, *wanted], slope.to(logits.dtype))
             for total, one in zip(sums, grads, strict=True):
                 total += one
         remaining = iter(sums)
@@ -107,5 +125,12 @@ class _ChosenLogprobs(torch.autograd.Function):
         return grad_hidden, None, None, None, None, *grads_out
 
 
-def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
-    return torch.log_softmax(logits.float() / temperature, -1) if temperature != 1 else logits.float().log_softmax(-1)
+def _slope_and_logprob(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """d log p(t) / d logits = (one-hot(t) − softmax(logits / temperature)) / temperature, and log p(t); float32."""
+    if temperature != 1:
+        logits = logits.float() / temperature
+    probabilities, log_z = softmax_and_log_z(logits)
+    at = targets[:, None]
+    logprob = (logits.gather(-1, at).float() - log_z)[:, 0]
+    slope = probabilities.neg_().scatter_add_(-1, at, torch.ones_like(log_z))
+    return slope if temperature == 1 else slope.div_(temperature), logprob

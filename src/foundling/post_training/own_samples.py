@@ -12,6 +12,8 @@ from foundling.core.files import read_jsonl
 from foundling.core.rng import numpy_rng, seed_for
 from foundling.inference.engine import Engine, Request, SamplingParams
 from foundling.models.language_model import LanguageModel
+from foundling.post_training.acting import acting
+from foundling.post_training.config import PairsConfig, SFTConfig
 from foundling.post_training.data import Example, Message
 from foundling.post_training.pairs import Pair
 from foundling.post_training.rewards import Prompted, task_prompts, verify
@@ -33,20 +35,23 @@ class Graded:
 
 
 def sample_answers(
-    module: LanguageModel, tokenizer: Tokenizer, prompts: Sequence[Prompted], samples: int, temperature: float,
-    max_tokens: int, seed: int, saved: Path,
-) -> list[Graded]:  # fmt: skip
-    """`samples` graded answers to each prompt; only whole answers count as right. Kept in a file, made once."""
+    module: LanguageModel,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Prompted],
+    config: SFTConfig | PairsConfig,
+    saved: Path,
+) -> list[Graded]:
+    """`config.samples` graded answers to each prompt; only whole answers count as right. Kept in a file, made once."""
     if saved.exists():
         return [Graded(**(row | {"prompt": tuple(row["prompt"])})) for row in read_jsonl(saved)]
-    engine = Engine(module, tokenizer, max_batch=MOST_AT_ONCE)
+    engine = Engine(acting(module, config.precision), tokenizer, max_batch=MOST_AT_ONCE)
     found: list[Graded] = []
-    with progress.task("own answers", len(prompts) * samples, "answers") as bar:
+    with progress.task("own answers", len(prompts) * config.samples, "answers") as bar:
         for start in range(0, len(prompts), _BLOCK):
             part = prompts[start : start + _BLOCK]
-            requests = [_request(tokenizer, prompt, samples, temperature, max_tokens, seed) for prompt in part]
+            requests = [_request(tokenizer, prompt, config) for prompt in part]
             done = engine.generate(requests)
-            repeated = [prompt for prompt in part for _ in range(samples)]
+            repeated = [prompt for prompt in part for _ in range(config.samples)]
             verdicts = verify(repeated, [completion.text for completion in done])
             for prompt, completion, verdict in zip(repeated, done, verdicts, strict=True):
                 right = verdict == "passed" and completion.finish_reason == "stop"
@@ -100,12 +105,13 @@ def _answer(text: str) -> dict[str, str]:
     return {"role": "assistant", "content": text}
 
 
-def _request(
-    tokenizer: Tokenizer, prompt: Prompted, samples: int, temperature: float, max_tokens: int, seed: int
-) -> Request:
+def _request(tokenizer: Tokenizer, prompt: Prompted, config: SFTConfig | PairsConfig) -> Request:
     rendered = render(tokenizer, prompt.messages, add_generation_prompt=True)
-    own_seed = seed_for(seed, "answers", prompt.id)
     params = SamplingParams(
-        max_tokens=max_tokens, temperature=temperature, n=samples, seed=own_seed, stop_ids=rendered.stop_ids
+        max_tokens=config.max_tokens,
+        temperature=config.temperature,
+        n=config.samples,
+        seed=seed_for(config.seed, "answers", prompt.id),
+        stop_ids=rendered.stop_ids,
     )
     return Request(rendered.ids, params)

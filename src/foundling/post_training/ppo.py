@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from foundling.models.language_model import LanguageModel
+from foundling.post_training.acting import plain_copy
 from foundling.post_training.config import ReinforceConfig
 from foundling.post_training.logprobs import batch_logprobs, chosen_logprobs
 from foundling.post_training.policy import (
@@ -53,7 +53,7 @@ class ProximalPolicyOptimization:
 
     def __init__(self, model: ActorCritic, rollouts: Rollouts, config: ReinforceConfig) -> None:
         self.rollouts, self.config = rollouts, config
-        self.reference = copy.deepcopy(model.actor).requires_grad_(False)
+        self.reference = plain_copy(model.actor, config.precision)
 
     def batch(self, step: int, model: nn.Module | None = None) -> Batch:
         """The rollout of this step, with the advantages and returns that the critic gave it when it was fresh."""

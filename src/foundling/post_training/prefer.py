@@ -95,10 +95,7 @@ def _own_pairs(
     config: PreferConfig, prompts: Sequence[Prompted], module: LanguageModel, tokenizer: Tokenizer, draft: Draft
 ) -> list[Pair]:
     """Pairs of the model's own answers, graded by the prompts' verifiers."""
-    graded = sample_answers(
-        module, tokenizer, prompts, config.samples, config.temperature, config.max_tokens, config.seed,
-        draft.scratch / "answers.jsonl",
-    )  # fmt: skip
+    graded = sample_answers(module, tokenizer, prompts, config, draft.scratch / "answers.jsonl")
     own = graded_pairs(graded, config.pairs_per_prompt, config.seed)
     share = sum(answer.passed for answer in graded) / len(graded)
     draft.metrics |= {"answers": len(graded), "answers_right": share}

@@ -211,7 +211,7 @@ def _pairs(
         prompts += training_prompts(config.examples, config.seed, "reward")
     if prompts:
         saved = draft.scratch / "answers.jsonl"
-        answers = sample_answers(module, tokenizer, prompts, config.samples, 1.0, config.max_tokens, config.seed, saved)
+        answers = sample_answers(module, tokenizer, prompts, config, saved)
         pairs += graded_pairs(answers, config.pairs_per_prompt, config.seed)
     return pairs
 

@@ -1,4 +1,4 @@
-"""Answers of the current weights with their rewards, from the engine on the very module that is trained."""
+"""Answers of the current weights with their rewards, from the engine at the precision of training."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor
 
 from foundling.core.rng import numpy_rng, seed_for
 from foundling.inference.engine import BLOCK_SIZE, Completion, Engine, Request, SamplingParams
-from foundling.models.adapters import merged
 from foundling.models.language_model import LanguageModel
+from foundling.post_training.acting import acting, refresh
 from foundling.post_training.config import ReinforceConfig
 from foundling.post_training.rewards import Prompted, Score, judge
 from foundling.tokenization.chat import render
@@ -41,7 +41,8 @@ class Rollouts:
         self.config, self.tokenizer, self.pool, self.score, self.saved = config, tokenizer, pool, score, saved
         answers = config.prompts * config.samples
         room = answers * (config.context + BLOCK_SIZE)
-        self.engine = Engine(module, tokenizer, max_batch=answers, max_tokens_in_cache=room)
+        self.module = module
+        self.engine = Engine(acting(module, config.precision), tokenizer, max_batch=answers, max_tokens_in_cache=room)
         self.reasons: Counter[str] = Counter()
 
     def batch(self, number: int) -> Batch:
@@ -76,15 +77,14 @@ class Rollouts:
         return self.saved / f"rollout-{number:06d}{ending}"
 
     def _fresh(self, number: int, prompts: list[Prompted]) -> Batch:
-        module = self.engine.module
-        training = module.training
-        module.eval()
+        training = self.module.training
+        self.module.eval()
+        if self.engine.module is not self.module:
+            refresh(self.engine.module, self.module)
+        self.engine.weights_changed()
         requests = [self._request(prompt, number) for prompt in prompts]
-        with merged(module):
-            self.engine.weights_changed()
-            done = self.engine.generate(requests)
-        self.engine.weights_changed()  # let go of the merged weights
-        module.train(training)
+        done = self.engine.generate(requests)
+        self.module.train(training)
         repeated = [prompt for prompt in prompts for _ in range(self.config.samples)]
         judged = judge(repeated, [completion.text for completion in done], self.config, self.score)
         self.reasons += judged.reasons

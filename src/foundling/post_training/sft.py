@@ -137,7 +137,7 @@ def _own_examples(
 ) -> list[Example]:
     """The base's own right answers."""
     saved = draft.scratch / "answers.jsonl"
-    graded = sample_answers(module, tokenizer, prompts, config.samples, 1.0, config.max_tokens, config.seed, saved)
+    graded = sample_answers(module, tokenizer, prompts, config, saved)
     draft.metrics |= {"answers": len(graded), "answers_right": sum(a.passed for a in graded) / len(graded)}
     return right_answers(graded, config.keep, config.seed)
 

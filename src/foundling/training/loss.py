@@ -19,6 +19,7 @@ from foundling.training.batch import Batch
 from foundling.training.objective import LossSum
 
 CHUNK_LOGITS = 1 << 21  # logits in one chunk: 8 MB in fp32, near the size of a cache
+LEAST_CHUNK = 256  # positions: with fewer, reading a large head's weights costs more than multiplying by them
 
 
 def next_token_loss(model: Any, batch: Batch, *, z_loss: float = 0.0) -> LossSum:
@@ -47,7 +48,7 @@ def cross_entropy_sum(
         hidden: (..., dim).
         model: has `head(hidden) -> logits (..., vocab)` and `head_parameters() -> list of tensors it depends on`.
         targets, weights: (...); positions of weight 0 cost nothing: the head is not applied to them.
-        chunk: positions at a time; 0: as many as make two million logits.
+        chunk: positions at a time; 0: see `chunk_size`.
     """
     hidden, targets = hidden.flatten(0, -2), targets.flatten()
     weights = weights.flatten().float()
@@ -57,7 +58,7 @@ def cross_entropy_sum(
     if not len(targets):
         return hidden.sum().float() * 0.0
     parameters = head_parameters(model)
-    size = chunk or max(64, CHUNK_LOGITS // len(parameters[0]))
+    size = chunk or chunk_size(len(parameters[0]))
     if not torch.is_grad_enabled():
         with torch.no_grad():
             parts = zip(hidden.split(size), targets.split(size), weights.split(size), strict=True)
@@ -85,9 +86,14 @@ def chunked_loss(hidden: Tensor, model: Any, loss: Callable[[Tensor, slice], Ten
             value = loss(leaf, part)
         return torch.autograd.grad(value, leaf)[0], value.detach().float()
 
-    size = max(64, CHUNK_LOGITS // len(parameters[0]))
+    size = chunk_size(len(parameters[0]))
     total: Tensor = _ChunkedLoss.apply(hidden, model.head, size, of_chunk, *parameters)
     return total
+
+
+def chunk_size(vocab: int) -> int:
+    """Positions whose logits are held at once."""
+    return max(LEAST_CHUNK, CHUNK_LOGITS // vocab)
 
 
 def head_parameters(model: Any) -> list[Tensor]:
@@ -157,13 +163,8 @@ class _ChunkedLoss(torch.autograd.Function):
 
 
 def _loss_and_gradient(logits: Tensor, targets: Tensor, weights: Tensor, z_loss: float) -> tuple[Tensor, Tensor]:
-    """d loss / d logits in the logits' dtype, and the summed loss.
-
-    Everything is taken from one fused softmax, which is several times faster on a CPU than exp: the largest
-    probability is exp(largest logit - log Z), and never underflows.
-    """
-    probabilities = torch.softmax(logits, -1, dtype=torch.float32)  # (positions, vocab)
-    log_z = logits.amax(-1, keepdim=True).float() - probabilities.amax(-1, keepdim=True).log()  # (positions, 1)
+    """d loss / d logits in the logits' dtype, and the summed loss."""
+    probabilities, log_z = softmax_and_log_z(logits)
     at, column = targets.unsqueeze(-1), weights.unsqueeze(-1)
     logprob = logits.gather(-1, at).float() - log_z
     loss = (column * (z_loss * log_z**2 - logprob)).sum()
@@ -171,3 +172,13 @@ def _loss_and_gradient(logits: Tensor, targets: Tensor, weights: Tensor, z_loss:
         probabilities.mul_(1 + 2 * z_loss * log_z)
     probabilities.scatter_add_(-1, at, torch.full_like(log_z, -1.0))
     return probabilities.mul_(column).to(logits.dtype), loss
+
+
+def softmax_and_log_z(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """softmax(logits) and log Σ exp(logits), float32: (n, vocab) -> (n, vocab) and (n, 1).
+
+    Both are taken from one fused softmax, which is several times faster on a CPU than exp: the largest probability is
+    exp(largest logit - log Z), and never underflows.
+    """
+    probabilities = torch.softmax(logits, -1, dtype=torch.float32)
+    return probabilities, logits.amax(-1, keepdim=True).float() - probabilities.amax(-1, keepdim=True).log()

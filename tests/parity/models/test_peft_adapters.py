@@ -13,10 +13,11 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from foundling.core.errors import FoundlingError
 from foundling.models.adapter_config import AdapterConfig
 from foundling.models.adapter_files import load_adapter, save_adapter
-from foundling.models.adapters import adapter_layers, attach, disabled, merge, merged
+from foundling.models.adapters import adapter_layers, attach, disabled, merge
 from foundling.models.checkpoint import load_module
 from foundling.models.quantized import Scheme
 from foundling.models.rounding import quantize_module
+from foundling.post_training.acting import plain_copy
 
 TOKENS = torch.randint(0, 97, (2, 11), generator=torch.Generator().manual_seed(3))
 METHODS: dict[str, dict[str, Any]] = {"lora": {}, "rslora": {"use_rslora": True}, "dora": {"use_dora": True}}
@@ -141,10 +142,25 @@ def test_qlora_trains_beside_quantized_weights(base: Path, kept: Literal["as-is"
     for layer in adapter_layers(module).values():
         torch.nn.init.normal_(layer.lora_B, std=0.1)
     adapted = module(TOKENS)
-    with merged(module):
-        assert not adapter_layers(module)
-        torch.testing.assert_close(module(TOKENS), adapted, atol=1e-5, rtol=1e-5)
-    assert adapter_layers(module)
+    copy = plain_copy(module, "fp32")
+    assert not adapter_layers(copy)
+    torch.testing.assert_close(copy(TOKENS), adapted.detach(), atol=1e-5, rtol=1e-5)
+
+
+def test_small_updates_survive_a_merge_in_bfloat16(base: Path) -> None:
+    """Guards against rollouts of the base: each update is a quarter of what rounds to the next number of the weight."""
+    module = load_module(base)
+    for parameter in module.parameters():
+        parameter.data = parameter.data.bfloat16().float()
+    attach(module, AdapterConfig(rank=1, alpha=1), seed=1)
+    name, layer = next(iter(adapter_layers(module).items()))
+    with torch.no_grad():
+        layer.base.weight.fill_(1.0)
+        layer.lora_A.fill_(1.0)
+        layer.lora_B.fill_(2.0**-9)
+    merged = plain_copy(module, "bf16").get_submodule(name).weight.float()
+    up = (merged > 1).float().mean().item()
+    assert abs(up - 0.25) < 0.15 and torch.equal(plain_copy(module, "bf16").get_submodule(name).weight.float(), merged)
 
 
 def test_mistakes_are_named(base: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from foundling.models.context import CacheView, Context
 from foundling.models.kernels.decoder import linear, native
 from foundling.models.kernels.panels import weight_of
 from foundling.models.kernels.reference import integer_linear
-from foundling.models.kernels.structs import compiled
+from foundling.models.kernels.structs import compiled, tiles
 from foundling.models.language_model import LanguageModel
 from foundling.models.quantized import Scheme
 from foundling.models.rounding import quantize_linear, quantize_module
@@ -95,6 +95,33 @@ def test_bfloat16_is_as_near_to_float32_as_the_module_is() -> None:
     theirs = (play(module, module.hidden, PIECES, TOKENS) - truth).abs().mean()
     ours = (play(module, decoder.hidden, PIECES, TOKENS) - truth).abs().mean()
     assert ours < 1.1 * theirs
+
+
+@pytest.mark.skipif(not tiles(), reason="no tiles for bfloat16 here")
+@pytest.mark.parametrize("rows", [16, 17, 40, 64])
+@pytest.mark.parametrize("outputs", [16, 96, 112])
+def test_products_in_tiles(rows: int, outputs: int) -> None:
+    """Guards every place of a tile: odd groups of tokens, pieces that are not full, sums over several tiles."""
+    library, layer = compiled(), nn.Linear(96, outputs).bfloat16()
+    weight = weight_of(layer)
+    assert library is not None and weight is not None
+    x = torch.randn(rows, 96, generator=torch.Generator().manual_seed(rows))
+    expected = x.bfloat16().double() @ layer.weight.double().T + layer.bias.double()
+    got = linear(library, weight.struct, x, in_tiles=True)
+    torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-5)
+    assert not torch.equal(got, linear(library, weight.struct, x))  # the order of sums shows that tiles were used
+
+
+@pytest.mark.skipif(not tiles(), reason="no tiles for bfloat16 here")
+def test_a_large_pass_in_tiles_is_as_near_as_a_small_one() -> None:
+    """Guards the pass in tiles (residuals, all products, tokens that do not fill a group), and the mode without."""
+    module = tiny(dtype=torch.bfloat16)
+    decoders = [native(module), native(module, batch_invariant=True)]
+    assert decoders[0] is not None and decoders[1] is not None
+    tiled, plain = (play(module, decoder.hidden, WHOLE, TOKENS) for decoder in decoders if decoder)
+    assert not torch.equal(tiled, plain)
+    torch.testing.assert_close(tiled, plain, rtol=0.02, atol=0.02)
+    assert torch.equal(play(module, decoders[1].hidden, PIECES, TOKENS), plain)
 
 
 @pytest.mark.parametrize("bits", [4, 8, None])

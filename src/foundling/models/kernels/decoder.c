@@ -89,7 +89,11 @@ static void attention_piece(const Pass *pass, const Layer *layer, int piece, int
 /* Several products of the same inputs, side by side in y. */
 static void products(const Matrix *const *w, int count, const Inputs *in, int64_t tokens, float *y, int64_t ldy, int add,
                      Thread *thread) {
-    int total = 0;
+    int total = 0, in_tiles = tiled(w[0], in);
+    if (in_tiles) {
+        for (int group; (group = take(thread, tile_groups(tokens))) >= 0;) arrange(in, tokens, group);
+        barrier(thread);
+    }
     for (int i = 0; i < count; i++) total += pieces_of(w[i]);
     for (int piece; (piece = take(thread, total)) >= 0;) {
         int64_t column = 0;
@@ -98,7 +102,7 @@ static void products(const Matrix *const *w, int count, const Inputs *in, int64_
             piece -= pieces_of(w[i]);
             column += w[i]->n;
         }
-        product_piece(w[i], in, tokens, piece, y + column, ldy, add);
+        (in_tiles ? tile_piece : product_piece)(w[i], in, tokens, piece, y + column, ldy, add);
     }
     barrier(thread);
 }
@@ -162,6 +166,8 @@ static void feed_forward(const Pass *pass, const Layer *layer, Thread *thread) {
 }
 
 static void walk(const Pass *pass, Thread *thread) {
+    TileConfig before;
+    if (pass->wide.pairs) tiles_begin(&before);
     for (int64_t i = 0; i < pass->n_layers; i++) {
         attention(pass, pass->layers + i, thread);
         feed_forward(pass, pass->layers + i, thread);
@@ -171,6 +177,7 @@ static void walk(const Pass *pass, Thread *thread) {
             float *x = pass->x + t * pass->dim;
             rms_norm(x, pass->norm, pass->dim, pass->eps, x);
         }
+    if (pass->wide.pairs) tiles_end(&before);
 }
 
 void decoder_pass(const Pass *pass, int threads) {
@@ -206,8 +213,11 @@ void linear(const Matrix *w, const Inputs *inputs, int64_t tokens, float *y, int
     {
         Thread thread = {&team, 0, 0};
 #endif
+        TileConfig before;
+        if (in.pairs) tiles_begin(&before);
         for (int t; (t = take(&thread, (int)tokens)) >= 0;) prepare_token(&in, t);
         barrier(&thread);
         products(&w, 1, &in, tokens, y, ldy, 0, &thread);
+        if (in.pairs) tiles_end(&before);
     }
 }

@@ -3,7 +3,8 @@
 At batch 1 a step of a small model is some two hundred operators, whose overhead costs more than their work; here it is
 one call, and the weights are read once. The numbers are the module's own (it is the reference; see
 tests/unit/kernels): the residual stream is float32, and the inputs of integer weights are rounded to int8 with a scale
-per group, as llama.cpp does. A token's result does not depend on the batch that it is computed in.
+per group, as llama.cpp does. A token's result does not depend on the batch that it is computed in; only large passes
+over bfloat16 weights give that up, where the CPU has tiles for them (`tiles.h`).
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from torch import Tensor, nn
 from foundling.models.config import AttentionConfig, MLPConfig, NormConfig, RopeConfig
 from foundling.models.context import Context
 from foundling.models.kernels.panels import PANEL, Weight, weight_of
-from foundling.models.kernels.structs import Cache, Inputs, Layer, Matrix, Pass, Shape, address, compiled
+from foundling.models.kernels.structs import BF16, Cache, Inputs, Layer, Matrix, Pass, Shape, address, compiled, tiles
 from foundling.models.language_model import Block, LanguageModel
 from foundling.models.layers.norm import Norm
 from foundling.models.layers.paged import PagedKV
 from foundling.models.layers.parts import LayerState
 from foundling.models.layers.rope import rope_tables
 
+TILE = 16  # tokens from which a pass over bfloat16 weights takes the CPU's tiles, if it has them
 RUN = 4  # neighbouring tokens of a row that share a pass over its keys
 PRODUCTS = ("q", "k", "v", "o", "gate", "up", "down")
 
@@ -43,10 +45,16 @@ class NativeDecoder:
 
     Make one with `native`. Dense weights are read where they lie, so in-place updates are seen; a module whose
     parameters are replaced needs a new decoder.
+
+    Args:
+        batch_invariant: no tiles: a token's result must not depend on the batch.
     """
 
-    def __init__(self, module: LanguageModel, library: ctypes.CDLL, weights: dict[str, Weight]) -> None:
+    def __init__(
+        self, module: LanguageModel, library: ctypes.CDLL, weights: dict[str, Weight], batch_invariant: bool = False
+    ) -> None:
         self.module, self.library, self.weights = module, library, weights
+        self.tiles = tiles() and not batch_invariant
         self.config = module.config
         self.norms: list[Tensor] = []
         self.ropes: list[tuple[RopeConfig, int]] = []
@@ -86,7 +94,7 @@ class NativeDecoder:
     def head(self, h: Tensor) -> Tensor:
         """Logits (..., vocab) float32 of hidden states (..., dim)."""
         weight = self.weights["head"].struct
-        return linear(self.library, weight, h)
+        return linear(self.library, weight, h, self.tiles)
 
     def _layer(self, index: int, block: Block) -> Layer:
         attention, mlp = cast(AttentionConfig, block.mixer.config), block.ffn
@@ -131,13 +139,16 @@ class NativeDecoder:
         space = self._space(x.shape[0], longest).tensors
         first, config = self.layers[0], self.config
         inputs = [
-            Inputs(*(address(space[f"{name}_{part}"]) for part in ("values", "codes", "scales", "zeros")), k, 0, 0)
+            Inputs(
+                *(address(space[f"{name}_{part}"]) for part in ("values", "codes", "scales", "zeros")), k, 0, 0,
+                address(space[f"{name}_pairs"]) if self.tiles and x.shape[0] >= TILE else None,
+            )
             for name, k in (
                 ("wide", config.dim),
                 ("mid", first.o.k),
                 ("inner", max(layer.down.k for layer in self.layers)),
             )
-        ]
+        ]  # fmt: skip
         work = Pass(
             self.layers, len(self.layers), config.dim, *self.norm, x.shape[0], table.shape[1], longest,
             address(x), address(rows), address(positions), address(slots), address(table), None, *inputs,
@@ -166,23 +177,25 @@ class NativeDecoder:
         for name, k in widths.items():
             tensors[f"{name}_values"] = torch.empty(tokens, k)
             tensors[f"{name}_codes"] = torch.empty(tokens, k, dtype=torch.int16)  # int8 or bfloat16
+            tensors[f"{name}_pairs"] = _pairs(tokens if self.tiles else 0, k)
             tensors[f"{name}_scales"] = torch.empty(tokens, k // PANEL)
             tensors[f"{name}_zeros"] = torch.empty(tokens, k // PANEL, dtype=torch.int32)
         return Space(tokens, longest, tensors)
 
 
-def linear(library: ctypes.CDLL, weight: Matrix, x: Tensor) -> Tensor:
+def linear(library: ctypes.CDLL, weight: Matrix, x: Tensor, in_tiles: bool = False) -> Tensor:
     """x (..., k) -> x W^T + bias (..., n) float32 by the kernels."""
     rows = x.flatten(0, -2).float().contiguous()
     n, groups = rows.shape[0], weight.k // weight.group if weight.group else 1
     codes, scales = torch.empty(rows.shape, dtype=torch.int16), torch.empty(n, groups)
     zeros, y = torch.empty(n, groups, dtype=torch.int32), torch.empty(n, weight.n)
-    inputs = Inputs(address(rows), address(codes), address(scales), address(zeros), weight.k, 0, 0)
+    pairs = _pairs(n, weight.k) if in_tiles and n >= TILE and weight.kind == BF16 else None
+    inputs = Inputs(address(rows), address(codes), address(scales), address(zeros), weight.k, 0, 0, address(pairs))
     library.linear(ctypes.byref(weight), ctypes.byref(inputs), n, address(y), weight.n, torch.get_num_threads())
     return y.unflatten(0, x.shape[:-1])
 
 
-def native(module: LanguageModel) -> NativeDecoder | None:
+def native(module: LanguageModel, batch_invariant: bool = False) -> NativeDecoder | None:
     """The module's native decoder, or None where its architecture, weights or this machine do not allow one."""
     if not module.config.llama_shaped or not all(map(block_supported, module.config.blocks)):
         return None
@@ -199,7 +212,12 @@ def native(module: LanguageModel) -> NativeDecoder | None:
         if weight is None:
             return None
         weights[name] = weight
-    return NativeDecoder(module, library, weights)
+    return NativeDecoder(module, library, weights, batch_invariant)
+
+
+def _pairs(tokens: int, k: int) -> Tensor:
+    """Work space for inputs arranged for tiles."""
+    return torch.empty(-(-tokens // PANEL) * PANEL, k, dtype=torch.bfloat16)
 
 
 def _linear_layers(module: LanguageModel) -> list[tuple[str, nn.Module]]:

@@ -24,6 +24,7 @@ typedef struct {
     int32_t *zeros; /* (tokens, groups): minus the group's sum of codes, times the weights' code for zero */
     int64_t k;
     int32_t group, kind;
+    void *pairs; /* (tokens rounded up to 16, k) bfloat16 for `tiles.h`, or NULL: not to be used in this pass */
 } Inputs;
 
 #ifdef __AVX512BF16__

@@ -1,4 +1,4 @@
-"""The C structures of `matmul.h`, `attention.h` and `decoder.c`, and the library that they go to."""
+"""The C structures of `matmul.h`, `tiles.h`, `attention.h` and `decoder.c`, and the library that they go to."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from foundling.models.layers.recurrent_native import library
 
 # Without -ffast-math: a NaN must stay one, and rounding by a large addend must not be optimised away.
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-std=gnu11", "-shared", "-fPIC")
-SOURCES = ("vector.h", "threads.h", "matmul.h", "attention.h", "decoder.c")
+SOURCES = ("vector.h", "threads.h", "matmul.h", "tiles.h", "attention.h", "decoder.c")
 F32, BF16, INT8, INT4 = range(4)
 
 
@@ -31,7 +31,7 @@ class Inputs(Structure):
 
     _fields_ = [
         ("values", c_void_p), ("codes", c_void_p), ("scales", c_void_p), ("zeros", c_void_p),
-        ("k", c_int64), ("group", c_int32), ("kind", c_int32),
+        ("k", c_int64), ("group", c_int32), ("kind", c_int32), ("pairs", c_void_p),
     ]  # fmt: skip
 
 
@@ -86,6 +86,13 @@ def compiled() -> ctypes.CDLL | None:
         built.linear.argtypes = [POINTER(Matrix), POINTER(Inputs), c_int64, c_void_p, c_int64, ctypes.c_int]
         built.linear.restype = None
     return built
+
+
+@cache
+def tiles() -> bool:
+    """Whether this CPU has tiles for bfloat16 products and the system lets us use them."""
+    library = compiled()
+    return library is not None and bool(library.tiles_allowed())
 
 
 def address(x: Tensor | None) -> int | None:

@@ -83,6 +83,38 @@ INLINE vec fma16(vec a, vec b, vec c) {
 #endif
 }
 
+/* to[d][j] = from[j][d] for a 16 x 16 tile */
+INLINE void transpose16(vec rows[LANES], vec *to) {
+#ifdef __AVX512F__
+    __m512 a[16], b[16];
+    for (int i = 0; i < 16; i += 2) {
+        a[i] = _mm512_unpacklo_ps((__m512)rows[i], (__m512)rows[i + 1]);
+        a[i + 1] = _mm512_unpackhi_ps((__m512)rows[i], (__m512)rows[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) {
+        b[i] = _mm512_shuffle_ps(a[i], a[i + 2], 0x44);
+        b[i + 1] = _mm512_shuffle_ps(a[i], a[i + 2], 0xee);
+        b[i + 2] = _mm512_shuffle_ps(a[i + 1], a[i + 3], 0x44);
+        b[i + 3] = _mm512_shuffle_ps(a[i + 1], a[i + 3], 0xee);
+    }
+    for (int i = 0; i < 4; i++) {
+        a[i] = _mm512_shuffle_f32x4(b[i], b[i + 4], 0x88);
+        a[i + 4] = _mm512_shuffle_f32x4(b[i], b[i + 4], 0xdd);
+        a[i + 8] = _mm512_shuffle_f32x4(b[i + 8], b[i + 12], 0x88);
+        a[i + 12] = _mm512_shuffle_f32x4(b[i + 8], b[i + 12], 0xdd);
+    }
+    for (int i = 0; i < 4; i++) {
+        to[i] = (vec)_mm512_shuffle_f32x4(a[i], a[i + 8], 0x88);
+        to[i + 4] = (vec)_mm512_shuffle_f32x4(a[i + 4], a[i + 12], 0x88);
+        to[i + 8] = (vec)_mm512_shuffle_f32x4(a[i], a[i + 8], 0xdd);
+        to[i + 12] = (vec)_mm512_shuffle_f32x4(a[i + 4], a[i + 12], 0xdd);
+    }
+#else
+    for (int d = 0; d < LANES; d++)
+        for (int j = 0; j < LANES; j++) to[d][j] = rows[j][d];
+#endif
+}
+
 /* exp(x): 2^k times a polynomial in the fraction; relative error below 3e-7; 0 under -87, x is cut at 88, NaN stays. */
 INLINE vec vexp(vec x) {
     ivec tiny = x < -87.0f;

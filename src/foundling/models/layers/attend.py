@@ -6,11 +6,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from foundling.models.context import Context
 from foundling.models.layers.short_attention import short_attention, suits
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, causal: bool = True, softcap: float | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    *,
+    causal: bool = True,
+    softcap: float | None = None,
+    ctx: Context | None = None,
 ) -> Tensor:
     """Attention of q (rows, time, heads, d) to k and v (rows, keys, kv_heads, d); returns q's shape.
 
@@ -18,13 +26,14 @@ def attend(
         mask: additive bias, (rows or 1, heads or 1, time, keys); it must hold the causal mask too.
         causal: what no mask means.
         softcap: cap of the logits.
+        ctx: of the pass that the mask belongs to, so that what is seen of it is worked out once.
     """
     rows, time, heads, head_dim = q.shape
     kv_heads = k.shape[2]
     if softcap is not None:
         return _capped(q, k, v, mask, causal, softcap)
     if (causal or mask is not None) and suits(q, k, mask) and v.shape[-1] == head_dim:
-        return short_attention(q, k, v, mask)
+        return short_attention(q, k, v, mask, ctx)
     k, v = k.transpose(1, 2), v.transpose(1, 2)
     if time == 1 and mask is not None:
         # The heads of a group see the same keys: as rows of one product they read them once (5-8x faster in bfloat16).

@@ -43,7 +43,7 @@ class Attention(nn.Module):
             else:
                 k, v = (cached.to(q.dtype) for cached in state.read(ctx.cache))
                 mask = cached_mask(config, ctx, k.shape[1], q.dtype)
-        return self.o_proj(attend(q, k, v, mask, causal=config.causal, softcap=config.softcap).flatten(2))
+        return self.o_proj(attend(q, k, v, mask, causal=config.causal, softcap=config.softcap, ctx=ctx).flatten(2))
 
     def new_state(
         self, slots: int, blocks: int, block_size: int, dtype: torch.dtype, device: torch.device | str
