@@ -75,7 +75,7 @@ class LoRALinear(nn.Module):
 
     def merged_weight(self) -> Tensor:
         """W + s·BA, rescaled for DoRA: (out, in) in the base weight's dtype, or in float32 if that is quantized."""
-        weight = self._frozen() + self.scaling * (self.lora_B.float() @ self.lora_A.float())
+        weight = torch.addmm(self._frozen(), self.lora_B.float(), self.lora_A.float(), alpha=self.scaling)
         if self.magnitude is not None:
             weight = weight * (self.magnitude.float() / weight.norm(dim=1))[:, None]
         return weight if isinstance(self.base, QuantizedLinear) else weight.to(self.base.weight.dtype)

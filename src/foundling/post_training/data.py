@@ -5,18 +5,19 @@ Whatever comes in becomes `Example`s, once. A row that is no chat is refused by 
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from foundling.core.errors import FoundlingError
 from foundling.core.files import sha256_file
 from foundling.core.stages import Inputs
-from foundling.post_training.config import EXPRESSIONS, OWN_EXPRESSIONS, SynthesizeConfig
+from foundling.post_training.config import EXPRESSIONS, OWN_EXPRESSIONS, Invalid, SynthesizeConfig
 from foundling.post_training.importers import as_our_row
 
 T = TypeVar("T")
@@ -65,22 +66,30 @@ def expression_examples(n: int, seed: int) -> list[Example]:
     return [Example(tuple(messages(item, item.reference)), item.id) for item in generate("train", n, seed)]
 
 
-def read_rows(
-    path: Path, convert: Callable[[Any, str], T], invalid: Literal["refuse", "skip"], skipped: Counter[str]
-) -> list[T]:
+def read_rows(path: Path, convert: Callable[[Any, str], T], invalid: Invalid, skipped: Counter[str]) -> list[T]:
     """Every row of a file in our form, then converted; what cannot be is refused by file and line, or counted."""
-    found = []
+    found: list[T] = []
     for line, row in file_rows(path):
         where = f"{path.name}:{line}"
-        try:
+        with invalid_rows(where, invalid, skipped):
             if isinstance(row, FoundlingError):
                 raise row
             found.append(convert(as_our_row(row, where), where))
-        except FoundlingError as error:
-            if invalid == "refuse":
-                raise
-            skipped[error.why or error.what] += 1
     return found
+
+
+@contextlib.contextmanager
+def invalid_rows(where: str, invalid: Invalid, skipped: Counter[str]) -> Iterator[None]:
+    """A mistake in the block is one of the row at `where`: refused under its name, or counted under its reason."""
+    try:
+        yield
+    except FoundlingError as error:
+        if invalid == "skip":
+            skipped[error.why or error.what.removeprefix(f"{where}: ")] += 1
+        elif where in error.what:
+            raise
+        else:
+            raise FoundlingError(f"{where}: {error.what}", error.why, error.fix) from None
 
 
 def as_example(row: Any, where: str) -> Example:
@@ -92,27 +101,37 @@ def as_example(row: Any, where: str) -> Example:
     if not isinstance(row, dict):
         raise FoundlingError(f"{where} is not an object", "a row is {messages: [...]} or {prompt, completion}")
     if "messages" in row:
-        return Example(checked_messages(row["messages"], where), where, tuple(row.get("tools") or ()))
+        tools = row.get("tools") or []
+        if not _objects(tools):
+            raise FoundlingError(f"{where}: `tools` is not a list of objects", "tools are OpenAI's {type, function}")
+        return Example(checked_messages(row["messages"], where), where, tuple(tools))
     if "prompt" in row and "completion" in row:
-        prompt, completion = row["prompt"], row["completion"]
-        start = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        end = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
-        return Example(checked_messages([*start, *end], where), where)
+        both = [*as_messages(row["prompt"], "user"), *as_messages(row["completion"], "assistant")]
+        return Example(checked_messages(both, where), where)
     raise FoundlingError(
         f"{where} has the fields {', '.join(row)}", "a row has `messages`, or `prompt` and `completion`"
     )
 
 
+def as_messages(value: Any, role: str) -> list[Message]:
+    """Messages as they are, or a text as one message of a role; anything else is no message."""
+    if isinstance(value, str):
+        return [{"role": role, "content": value}] if value.strip() else []
+    return list(value) if isinstance(value, list) else []
+
+
 def checked_messages(messages: Any, where: str) -> tuple[Message, ...]:
     """Messages with known roles, texts and at least one answer. Raises FoundlingError, naming `where`."""
-    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
+    if not _objects(messages):
         raise FoundlingError(f"{where}: `messages` is not a list of objects", "messages are {role, content}")
     for message in messages:
         role, content = message.get("role"), message.get("content")
         if role not in ROLES:
             raise FoundlingError(f"{where}: unknown role {role!r}", f"roles are {', '.join(ROLES)}")
         if not isinstance(content, str) and not message.get("tool_calls"):
-            raise FoundlingError(f"{where}: the content of a {role} message is not text", "content is not text")
+            raise FoundlingError(f"{where}: the content of a {role} message is not text")
+        if not _objects(message.get("tool_calls") or []):
+            raise FoundlingError(f"{where}: `tool_calls` is not a list of objects", "calls are {type, function}")
         if message.get("weight", 1) not in (0, 1):
             raise FoundlingError(f"{where}: the weight {message['weight']!r}", "a message's weight is 0 or 1")
         if role == "assistant" and content is not None and not content.strip() and not message.get("tool_calls"):
@@ -120,6 +139,10 @@ def checked_messages(messages: Any, where: str) -> tuple[Message, ...]:
     if not any(message["role"] == "assistant" for message in messages):
         raise FoundlingError(f"{where}: no assistant message", "there is nothing to learn from it")
     return tuple(messages)
+
+
+def _objects(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, dict) for one in value)
 
 
 def file_rows(path: Path) -> Iterator[tuple[int, Any]]:

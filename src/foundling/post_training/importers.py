@@ -30,7 +30,7 @@ def as_our_row(row: Any, where: str) -> Any:
         return row
     if "conversations" in row:
         return _share_gpt(row, where)
-    if "instruction" in row and "output" in row and "messages" not in row:
+    if isinstance(row.get("instruction"), str) and "output" in row and "messages" not in row:
         asked = row["instruction"] + (f"\n\n{row['input']}" if row.get("input") else "")
         start = [{"role": "system", "content": row["system"]}] if row.get("system") else []
         return {"messages": [*start, _message("user", asked), _message("assistant", row["output"])]}
@@ -49,6 +49,8 @@ def transcript(text: str) -> list[dict[str, str]]:
 
 
 def _share_gpt(row: dict[str, Any], where: str) -> dict[str, Any]:
+    if not isinstance(row["conversations"], list):
+        raise FoundlingError(f"{where}: `conversations` is not a list", "a turn is {from, value}")
     messages = [_turn(turn, where) for turn in row["conversations"]]
     if row.get("system"):
         messages.insert(0, _message("system", row["system"]))
@@ -57,16 +59,22 @@ def _share_gpt(row: dict[str, Any], where: str) -> dict[str, Any]:
         answers = {name: [_turn(row[name], where)] for name in ("chosen", "rejected")}
         converted = {"prompt": messages, **answers}
     if row.get("tools"):
-        tools = row["tools"]
-        converted["tools"] = json.loads(tools) if isinstance(tools, str) else tools
+        converted["tools"] = _tools(row["tools"], where)
     return converted
+
+
+def _tools(tools: Any, where: str) -> Any:
+    try:
+        return json.loads(tools) if isinstance(tools, str) else tools
+    except ValueError as error:
+        raise FoundlingError(f"{where}: `tools` is not JSON", str(error)) from None
 
 
 def _turn(turn: Any, where: str) -> dict[str, Any]:
     speaker, said = (turn.get("from"), turn.get("value")) if isinstance(turn, dict) else (None, None)
     if speaker == "function_call":
         return {"role": "assistant", "content": None, "tool_calls": [_tool_call(said, where)]}
-    if speaker not in SPEAKERS:
+    if not isinstance(speaker, str) or speaker not in SPEAKERS:
         raise FoundlingError(f"{where}: unknown speaker {speaker!r}", f"speakers are {', '.join(SPEAKERS)}")
     return {"role": SPEAKERS[speaker], "content": said}
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from foundling.core.errors import FoundlingError
-from foundling.post_training.data import Message, checked_messages
+from foundling.post_training.config import PreferConfig
+from foundling.post_training.data import Message, as_messages, checked_messages, invalid_rows
 from foundling.post_training.packing import Encoded
-from foundling.post_training.pairs import as_messages, encode_answer
+from foundling.post_training.pairs import encode_answer
 from foundling.tokenization.tokenizer import Tokenizer
 
 
@@ -43,22 +44,28 @@ def as_labelled(row: dict[str, Any], where: str) -> Labelled:
     else:
         prompt, answer = as_messages(row.get("prompt"), "user"), as_messages(row.get("completion"), "assistant")
     if not prompt or not answer:
-        raise FoundlingError(f"{where}: the prompt or the answer is missing", "a prompt or an answer is missing")
+        raise FoundlingError(f"{where}: the prompt or the answer is missing")
     checked_messages([*prompt, *answer], where)
     return Labelled(tuple(prompt), tuple(answer), row["label"], where)
 
 
 def encode_labelled(
-    rows: Sequence[Labelled], tokenizer: Tokenizer, context: int, too_long: str, counts: Counter[str]
+    rows: Sequence[Labelled], tokenizer: Tokenizer, config: PreferConfig, counts: Counter[str]
 ) -> tuple[list[Encoded], list[bool]]:
     """The conversations as tokens with their labels; `counts` says how many were left out or cut.
 
     Raises:
-        FoundlingError: one has more than `context` tokens and `too_long` is "refuse".
+        FoundlingError: one has more than `config.context` tokens, or the template cannot write it, and the config
+            says to refuse it.
     """
     encoded, labels = [], []
+    context, too_long = config.context, config.too_long
     for row in rows:
-        one = encode_answer(tokenizer, row.prompt, row.answer, row.source)
+        one = None
+        with invalid_rows(row.source, config.invalid, counts):
+            one = encode_answer(tokenizer, row.prompt, row.answer, row.source)
+        if one is None:
+            continue
         if len(one.ids) > context + 1:
             if too_long == "refuse":
                 what = f"{row.source} has {len(one.ids)} tokens, more than {context}"

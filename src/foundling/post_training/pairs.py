@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from foundling.core.errors import FoundlingError
-from foundling.post_training.data import Message, checked_messages
+from foundling.post_training.config import Invalid, Policy
+from foundling.post_training.data import Message, as_messages, checked_messages, invalid_rows
 from foundling.post_training.packing import Encoded
 from foundling.tokenization.chat import render
 from foundling.tokenization.tokenizer import Tokenizer
@@ -51,26 +52,31 @@ def as_pair(row: Any, where: str) -> Pair:
     if not row.get("prompt"):
         chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
     if not prompt or not chosen or not rejected:
-        raise FoundlingError(f"{where}: the prompt or an answer is missing", "a prompt or an answer is missing")
+        raise FoundlingError(f"{where}: the prompt or an answer is missing")
     if chosen == rejected:
-        raise FoundlingError(f"{where}: chosen and rejected are the same", "chosen and rejected are the same")
+        raise FoundlingError(f"{where}: chosen and rejected are the same")
     for answer in (chosen, rejected):
         checked_messages([*prompt, *answer], where)
     return Pair(tuple(prompt), tuple(chosen), tuple(rejected), where)
 
 
 def encode_pairs(
-    pairs: Sequence[Pair], tokenizer: Tokenizer, context: int, too_long: str, counts: Counter[str]
+    pairs: Sequence[Pair], tokenizer: Tokenizer, context: int, too_long: Policy, invalid: Invalid, counts: Counter[str]
 ) -> list[EncodedPair]:
     """Pairs as tokens. The loss is on what follows the prompt; `counts` says how many were left out or cut.
 
     Raises:
-        FoundlingError: a pair has more than `context` tokens and `too_long` is "refuse".
+        FoundlingError: a pair has more than `context` tokens and `too_long` is "refuse", or the template cannot write
+            it and `invalid` is "refuse".
     """
     encoded = []
     for pair in pairs:
-        both = (encode_answer(tokenizer, pair.prompt, a, pair.source) for a in (pair.chosen, pair.rejected))
-        made = EncodedPair(*both)
+        made = None
+        with invalid_rows(pair.source, invalid, counts):
+            both = (encode_answer(tokenizer, pair.prompt, a, pair.source) for a in (pair.chosen, pair.rejected))
+            made = EncodedPair(*both)
+        if made is None:
+            continue
         if made.tokens > context:
             if too_long == "refuse":
                 what = f"{pair.source}: both answers with their prompts have {made.tokens} tokens, more than {context}"
@@ -105,13 +111,6 @@ def encode_answer(
 
 def _cut(encoded: Encoded, tokens: int) -> Encoded:
     return Encoded(encoded.ids[: tokens + 1], encoded.mask[: tokens + 1], encoded.source)
-
-
-def as_messages(value: Any, role: str) -> list[Message]:
-    """Messages as they are, or a text as one message of a role; anything else is no message."""
-    if isinstance(value, str):
-        return [{"role": role, "content": value}] if value.strip() else []
-    return list(value) if isinstance(value, list) else []
 
 
 def _shared(chosen: list[Message], rejected: list[Message]) -> list[Message]:

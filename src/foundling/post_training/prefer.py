@@ -50,10 +50,12 @@ def build_preferred(config: PreferConfig, inputs: Inputs, draft: Draft) -> None:
     own = _own_pairs(config, prompts, module, tokenizer, draft) if prompts else []
     prepare(module, config)
     pairs = [row for row in rows if isinstance(row, Pair)]
-    encoded = encode_pairs(pairs, tokenizer, config.context, config.too_long, counts)
-    encoded += encode_pairs(own, tokenizer, config.context, "skip", counts)  # nobody wrote them: leave out, and count
+    encoded = encode_pairs(pairs, tokenizer, config.context, config.too_long, config.invalid, counts)
+    encoded += encode_pairs(
+        own, tokenizer, config.context, "skip", "skip", counts
+    )  # nobody wrote them: leave out, and count
     judged = [row for row in rows if isinstance(row, Labelled)]
-    labelled = encode_labelled(judged, tokenizer, config.context, config.too_long, counts)
+    labelled = encode_labelled(judged, tokenizer, config, counts)
     objective, examples = _objective(config, module, encoded, labelled, tokenizer, draft, counts)
     resolved = config.model_copy(update={"steps": config.steps or max(1, round(examples / config.batch_size))})
     summary = tune(module, objective, resolved, base, draft, "prefer", module.config)

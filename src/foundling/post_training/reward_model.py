@@ -80,7 +80,7 @@ def build_reward_model(config: RewardConfig, inputs: Inputs, draft: Draft) -> No
     language, tokenizer = load_base(base)
     counts: Counter[str] = Counter()
     pairs = _pairs(config, sources(config, inputs), language, tokenizer, draft, counts)
-    encoded = encode_pairs(pairs, tokenizer, config.context - 2, config.too_long, counts)
+    encoded = encode_pairs(pairs, tokenizer, config.context - 2, config.too_long, config.invalid, counts)
     train, held_out = split(encoded, config.held_out)
     if not train or not held_out:
         raise FoundlingError(f"{len(encoded)} pairs are too few to train on some and hold some out")

@@ -20,7 +20,7 @@ from foundling.evaluation.code_sandbox import ProgramLimits, run_programs
 from foundling.evaluation.tasks import expressions
 from foundling.evaluation.tasks.programs import code_of
 from foundling.post_training.config import EXPRESSIONS, ReinforceConfig
-from foundling.post_training.data import Message, existing_file, read_rows
+from foundling.post_training.data import Message, as_messages, checked_messages, existing_file, read_rows
 
 POOL = 20_000  # instructions of a task to draw from
 SCHEMA_S = 1.0  # of one answer's validation
@@ -83,12 +83,18 @@ def as_prompted(row: Any, where: str) -> Prompted:
     missing = {"prompt", "verifier", "data"} - set(row if isinstance(row, dict) else ())
     if missing:
         raise FoundlingError(f"{where}: {min(missing)} is missing", "a row has `prompt`, `verifier` and `data`")
-    if row["verifier"] not in VERIFIERS:
+    if not isinstance(row["verifier"], str) or row["verifier"] not in VERIFIERS:
         hint = nearest(str(row["verifier"]), VERIFIERS)
         raise FoundlingError(f"{where}: unknown verifier {row['verifier']!r}", f"known: {', '.join(VERIFIERS)}", hint)
-    prompt = row["prompt"]
-    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-    return Prompted(where, tuple(messages), row["verifier"], row["data"])
+    prompt = as_messages(row["prompt"], "user")
+    if not prompt:
+        raise FoundlingError(f"{where}: the prompt is empty", "a prompt is a text or a list of messages")
+    checked_messages([*prompt, {"role": "assistant", "content": "-"}], where)
+    wanted = _NEEDS.get(row["verifier"])
+    if wanted is None or not wanted[0](row["data"]):
+        needs = wanted[1] if wanted else "it checks the items of the task `expressions` only"
+        raise FoundlingError(f"{where}: the data of the verifier {row['verifier']!r} is {row['data']!r:.80}", needs)
+    return Prompted(where, tuple(prompt), row["verifier"], row["data"])
 
 
 def judge(prompts: Sequence[Prompted], answers: Sequence[str], config: ReinforceConfig, score: Score | None) -> Judged:
@@ -149,18 +155,13 @@ def _contains(data: Sequence[Any], answers: Sequence[str]) -> list[str]:
 
 def _schema(data: Sequence[Any], answers: Sequence[str]) -> list[str]:
     """The answer is JSON that a JSON Schema accepts."""
-    try:
-        from jsonschema import Draft202012Validator
-    except ImportError:
-        raise FoundlingError(
-            "the verifier `schema` needs the package jsonschema", fix="pip install jsonschema"
-        ) from None
+    validator = _validator()
     verdicts = []
     for schema, answer in zip(data, answers, strict=True):
         value = _json(answer)
         try:
             with _within(SCHEMA_S):
-                fits = value is not _BROKEN and Draft202012Validator(schema).is_valid(value)
+                fits = value is not _BROKEN and validator(schema).is_valid(value)
         except TimeoutError:
             verdicts.append("timeout")
             continue
@@ -204,6 +205,25 @@ def _plain(text: str) -> str:
     return " ".join(text.lower().split()).strip(" .")
 
 
+def _texts(data: Any) -> bool:
+    return isinstance(data, str) or (isinstance(data, list) and all(isinstance(one, str) for one in data))
+
+
+def _is_schema(data: Any) -> bool:
+    validator = _validator()
+    return isinstance(data, dict) and not any(validator(validator.META_SCHEMA).iter_errors(data))
+
+
+def _validator() -> Any:
+    try:
+        from jsonschema import Draft202012Validator
+    except ImportError:
+        raise FoundlingError(
+            "the verifier `schema` needs the package jsonschema", fix="pip install jsonschema"
+        ) from None
+    return Draft202012Validator
+
+
 _BROKEN = object()
 VERIFIERS: dict[str, Callable[[Sequence[Any], Sequence[str]], list[str]]] = {
     "expression": _expression,
@@ -211,4 +231,10 @@ VERIFIERS: dict[str, Callable[[Sequence[Any], Sequence[str]], list[str]]] = {
     "contains": _contains,
     "schema": _schema,
     "python": _python,
+}
+_NEEDS: dict[str, tuple[Callable[[Any], bool], str]] = {  # of a row's data, by verifier
+    "exact": (_texts, "it is the right answer, or a list of right answers"),
+    "contains": (lambda data: isinstance(data, str), "it is the text that the answer must contain"),
+    "schema": (_is_schema, "it is a JSON Schema"),
+    "python": (lambda data: isinstance(data, str), "it is a program of assertions"),
 }

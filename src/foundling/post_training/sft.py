@@ -18,7 +18,15 @@ from foundling.core.stages import Inputs
 from foundling.models.build import build
 from foundling.models.language_model import LanguageModel
 from foundling.post_training.config import EXPRESSIONS, OWN_EXPRESSIONS, SFTConfig
-from foundling.post_training.data import Example, as_example, existing_file, expression_examples, read_rows, sources
+from foundling.post_training.data import (
+    Example,
+    as_example,
+    existing_file,
+    expression_examples,
+    invalid_rows,
+    read_rows,
+    sources,
+)
 from foundling.post_training.own_samples import right_answers, sample_answers, training_prompts
 from foundling.post_training.packing import Encoded, PackedRows
 from foundling.post_training.rewards import Prompted, as_prompted, is_prompted
@@ -148,13 +156,18 @@ def encode(
     """Examples as tokens, and how many were cut or left out because they are longer than the context.
 
     Raises:
-        FoundlingError: an example is too long and the policy is to refuse, or none is left.
+        FoundlingError: an example is too long, or the template cannot write it, and the policy is to refuse it, or
+            none is left.
     """
     counts: Counter[str] = Counter()
     encoded = []
     for example in examples:
-        rendered = render(tokenizer, example.messages, tools=example.tools or None)
-        one = Encoded(rendered.ids, learned(example, rendered.loss_mask, config.turns), example.source)
+        one = None
+        with invalid_rows(example.source, config.invalid, counts):
+            rendered = render(tokenizer, example.messages, tools=example.tools or None)
+            one = Encoded(rendered.ids, learned(example, rendered.loss_mask, config.turns), example.source)
+        if one is None:
+            continue
         parts = [one] if len(one.ids) <= config.context + 1 else _shortened(one, config, counts)
         for part in parts:
             if any(part.mask[1:]):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,14 @@ ABOUT = {
     "preferences": "Two answers of `{writer}` to each of {n} prompts; `{judge}`, asked in both orders, prefers one.",
     "refusals": "Refusals of harmful prompts among real answers to benign ones, from {n} rows.",
 }
+
+
+@dataclass(frozen=True)
+class Seed:
+    """What a row asks, and what it answers, if it does."""
+
+    question: str
+    answer: str | None
 
 
 class Writer:
@@ -112,13 +121,12 @@ def _refusals(config: SynthesizeConfig, left_out: Counter[str]) -> tuple[list[di
     harmful: list[str] = []
     benign: list[tuple[str, str]] = []
     for row in _given(config, left_out):
-        answer = _answer(row)
-        if answer is None:
-            harmful.append(_prompt(row, ""))
-        elif is_refusal(answer):
+        if row.answer is None:
+            harmful.append(row.question)
+        elif is_refusal(row.answer):
             left_out["a benign prompt is refused"] += 1
         else:
-            benign.append((_prompt(row, ""), answer))
+            benign.append((row.question, row.answer))
     rows = refusal_rows(harmful, benign, config.seed)
     return rows, ABOUT["refusals"].format(n=len(harmful) + len(benign))
 
@@ -130,36 +138,36 @@ def _writer(url: str, artifact: Artifact | None, config: SynthesizeConfig) -> Wr
 
 
 def _prompts(config: SynthesizeConfig, left_out: Counter[str]) -> list[str]:
-    prompts = [_prompt(row, "") for row in _given(config, left_out)]
+    prompts = [row.question for row in _given(config, left_out)]
     if EXPRESSIONS in config.data:
         prompts += [one.messages[-1]["content"] for one in training_prompts(config.n, config.seed, "synthesize")]
     return list(dict.fromkeys(prompts))[: None if config.method == "instructions" else config.n]
 
 
-def _given(config: SynthesizeConfig, left_out: Counter[str]) -> list[dict[str, Any]]:
-    def convert(row: Any, where: str) -> dict[str, Any]:
-        _prompt(row, where)
-        found: dict[str, Any] = row
-        return found
-
+def _given(config: SynthesizeConfig, left_out: Counter[str]) -> list[Seed]:
     files = [existing_file(Path(entry).expanduser()) for entry in config.data if entry != EXPRESSIONS]
-    return [row for path in files for row in read_rows(path, convert, config.invalid, left_out)]
+    return [row for path in files for row in read_rows(path, seed_row, config.invalid, left_out)]
 
 
-def _prompt(row: Any, where: str) -> str:
-    """The question of a row: `prompt`, `instruction`, or the first user message of `messages`."""
-    if isinstance(row, dict):
-        said = [m.get("content") for m in row.get("messages") or () if isinstance(m, dict) and m.get("role") == "user"]
-        found = row.get("prompt") or row.get("instruction") or (said[0] if said else None)
-        if isinstance(found, str) and found.strip():
-            return found.strip()
-    raise FoundlingError(f"{where} holds no prompt", "a row has `prompt`, `instruction` or `messages`")
+def seed_row(row: Any, where: str) -> Seed:
+    """The question of a row (`prompt`, `instruction`, or the first user message of `messages`) and its answer, if any.
+
+    Raises:
+        FoundlingError: naming `where`: there is no question.
+    """
+    fields = row if isinstance(row, dict) else {}
+    messages = fields.get("messages")
+    turns = [m for m in messages if isinstance(m, dict)] if isinstance(messages, list) else []
+    asked = [fields.get("prompt"), fields.get("instruction"), *_said(turns, "user")[:1]]
+    question = next((text.strip() for text in asked if isinstance(text, str) and text.strip()), None)
+    if question is None:
+        raise FoundlingError(f"{where} holds no prompt", "a row has `prompt`, `instruction` or `messages`")
+    answers = [fields.get("completion"), *_said(turns, "assistant")[:1]]
+    return Seed(question, next((text for text in answers if isinstance(text, str) and text), None))
 
 
-def _answer(row: dict[str, Any]) -> str | None:
-    said = [m.get("content") for m in row.get("messages") or () if m.get("role") == "assistant"]
-    found = row.get("completion") or (said[0] if said else None)
-    return found if isinstance(found, str) else None
+def _said(turns: Sequence[dict[str, Any]], role: str) -> list[Any]:
+    return [turn.get("content") for turn in turns if turn.get("role") == role]
 
 
 def _card(about: str, rows: int, left_out: Counter[str]) -> str:

@@ -5,9 +5,6 @@ passes over many tokens, of which these need six to ten times fewer cycles than 
 order than there, so that its last bits depend on whether its pass was large. */
 
 #if defined(__AMX_BF16__) && defined(__linux__)
-#include <sys/syscall.h>
-#include <unistd.h>
-#define TILES 1
 #define TILE_INPUTS 32
 
 typedef struct {
