@@ -32,6 +32,7 @@ from foundling.post_training.own_samples import training_prompts
 from foundling.post_training.safety import is_refusal, refusal_rows
 from foundling.post_training.synthesis import synthesise
 
+VERDICT_TOKENS = 16
 ABOUT = {
     "instructions": "Instructions that `{writer}` wrote from {n} seeds (Self-Instruct), each with its own answer.",
     "revisions": "Answers of `{writer}` to {n} prompts, criticised by `{judge}` by a constitution and revised.",
@@ -54,18 +55,20 @@ class Writer:
     def __init__(self, model: Any, name: str, config: SynthesizeConfig) -> None:
         self.model, self.name, self.config = model, name, config
 
-    def ask(self, chats: Sequence[Sequence[Message]], salt: int = 0, temperature: float | None = None) -> list[str]:
+    def ask(self, chats: Sequence[Sequence[Message]], salt: int = 0, **options: float) -> list[str]:
         """One answer to each chat; "" where it failed. The same chats with another salt are sampled anew."""
-        options = {"max_tokens": self.config.max_tokens, "temperature": self.config.temperature}
-        if temperature is not None:
-            options["temperature"] = temperature
+        options = {"max_tokens": self.config.max_tokens, "temperature": self.config.temperature} | options
         seeds = [seed_for(self.config.seed, "synthesize", salt, number) for number in range(len(chats))]
         requests = [self.model.request(c, **options, seed=s) for c, s in zip(chats, seeds, strict=True)]
         return [done.text for done in self.model.engine.generate(requests)]
 
-    def judge(self, chats: Sequence[Sequence[Message]]) -> list[str]:
-        """Greedy answers: a verdict should not depend on luck."""
+    def criticise(self, chats: Sequence[Sequence[Message]]) -> list[str]:
+        """Greedy answers: a judgement should not depend on luck."""
         return self.ask(chats, temperature=0.0)
+
+    def judge(self, chats: Sequence[Sequence[Message]]) -> list[str]:
+        """The beginning of greedy answers: a letter or a number is asked for."""
+        return self.ask(chats, temperature=0.0, max_tokens=VERDICT_TOKENS)
 
 
 def build_dataset(config: SynthesizeConfig, inputs: Inputs, draft: Draft) -> None:
@@ -104,11 +107,11 @@ def _written(config: SynthesizeConfig, inputs: Inputs, left_out: Counter[str]) -
         made = synthesise(prompts, config.n, writer.ask, config.seed)
         rows, reasons = made.rows, made.left_out
     elif config.method == "revisions":
-        revised, reasons = critique_and_revise(prompts, principles, writer.ask, judge.judge)
+        revised, reasons = critique_and_revise(prompts, principles, writer.ask, judge.criticise)
         rows = [one.chat() for one in revised]
     else:
         chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
-        both = list(zip(writer.ask(chats, 1, 1.0), writer.ask(chats, 2, 1.0), strict=True))
+        both = list(zip(*(writer.ask(chats, salt, temperature=1.0) for salt in (1, 2)), strict=True))
         rows, reasons = judged_pairs(prompts, both, principles, judge.judge)
     left_out += reasons
     if config.min_score and config.method != "preferences":

@@ -51,7 +51,7 @@ def _drift(parameter: Tensor) -> None:
 
 def _encoded(tokenizer: Any) -> list[Any]:
     pairs = [Pair(tuple(user(p)), tuple(assistant(c)), tuple(assistant(r)), str(i)) for i, (p, c, r) in enumerate(ROWS)]
-    return encode_pairs(pairs, tokenizer, 256, "refuse", Counter())
+    return encode_pairs(pairs, tokenizer, 256, "refuse", "refuse", Counter())
 
 
 def _config(**fields: Any) -> PreferConfig:

@@ -48,7 +48,7 @@ def test_reward_loss_equals_trl(tmp_path: Path, centre: float) -> None:
         processing_class=AutoTokenizer.from_pretrained(tmp_path / "scored"),
     )  # fmt: skip
     pairs = [Pair(tuple(user(p)), tuple(assistant(c)), tuple(assistant(r)), p) for p, c, r in ROWS]
-    encoded = encode_pairs(pairs, tokenizer, 256, "refuse", Counter())
+    encoded = encode_pairs(pairs, tokenizer, 256, "refuse", "refuse", Counter())
     groups = [(whole(p.chosen, tokenizer.pad_id), whole(p.rejected, tokenizer.pad_id)) for p in encoded]
     config = RewardConfig(batch_size=len(ROWS), context=64, centre=centre)
     objective = RewardModelling(groups, config, tokenizer.pad_id)
