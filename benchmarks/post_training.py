@@ -266,9 +266,7 @@ def compare(model: Path, method: str, steps: int, rounds: int) -> None:
     step = {s: statistics.median(t for r in found for t in r["seconds"]) for s, found in results.items()}
     peak = {s: max(r["peak"] for r in found) for s, found in results.items()}
     if method == "rollouts":
-        print(
-            f"rollouts of SmolLM2-135M's shape, {PROMPTS} prompts x {SAMPLES} answers x {NEW} tokens, bf16, median"
-        )
+        print(f"rollouts of SmolLM2-135M's shape, {PROMPTS} prompts x {SAMPLES} answers x {NEW} tokens, bf16, median")
         for side, name in (("ours", "foundling"), ("theirs", "transformers")):
             rate = PROMPTS * SAMPLES * NEW / step[side]
             print(f"  {name:12} {step[side]:6.2f} s   {rate:5.0f} tokens/s   peak {peak[side] / 2**30:.2f} GiB")
