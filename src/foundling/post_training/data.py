@@ -5,7 +5,6 @@ Whatever comes in becomes `Example`s, once. A row that is no chat is refused by 
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import json
 from collections import Counter
@@ -71,25 +70,33 @@ def read_rows(path: Path, convert: Callable[[Any, str], T], invalid: Invalid, sk
     found: list[T] = []
     for line, row in file_rows(path):
         where = f"{path.name}:{line}"
-        with invalid_rows(where, invalid, skipped):
+        with InvalidRow(where, invalid, skipped):
             if isinstance(row, FoundlingError):
                 raise row
             found.append(convert(as_our_row(row, where), where))
     return found
 
 
-@contextlib.contextmanager
-def invalid_rows(where: str, invalid: Invalid, skipped: Counter[str]) -> Iterator[None]:
+@dataclass(frozen=True)
+class InvalidRow:
     """A mistake in the block is one of the row at `where`: refused under its name, or counted under its reason."""
-    try:
-        yield
-    except FoundlingError as error:
-        if invalid == "skip":
-            skipped[error.why or error.what.removeprefix(f"{where}: ")] += 1
-        elif where in error.what:
-            raise
-        else:
-            raise FoundlingError(f"{where}: {error.what}", error.why, error.fix) from None
+
+    where: str
+    invalid: Invalid
+    skipped: Counter[str]
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        if not isinstance(error, FoundlingError):
+            return False
+        if self.invalid == "skip":
+            self.skipped[error.why or error.what.removeprefix(f"{self.where}: ")] += 1
+            return True
+        if self.where in error.what:
+            return False
+        raise FoundlingError(f"{self.where}: {error.what}", error.why, error.fix) from None
 
 
 def as_example(row: Any, where: str) -> Example:

@@ -9,7 +9,7 @@ from typing import Any
 
 from foundling.core.errors import FoundlingError
 from foundling.post_training.config import PreferConfig
-from foundling.post_training.data import Message, as_messages, checked_messages, invalid_rows
+from foundling.post_training.data import Message, as_messages, checked_messages, InvalidRow
 from foundling.post_training.packing import Encoded
 from foundling.post_training.pairs import encode_answer
 from foundling.tokenization.tokenizer import Tokenizer
@@ -62,7 +62,7 @@ def encode_labelled(
     context, too_long = config.context, config.too_long
     for row in rows:
         one = None
-        with invalid_rows(row.source, config.invalid, counts):
+        with InvalidRow(row.source, config.invalid, counts):
             one = encode_answer(tokenizer, row.prompt, row.answer, row.source)
         if one is None:
             continue

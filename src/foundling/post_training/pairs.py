@@ -9,7 +9,7 @@ from typing import Any
 
 from foundling.core.errors import FoundlingError
 from foundling.post_training.config import Invalid, Policy
-from foundling.post_training.data import Message, as_messages, checked_messages, invalid_rows
+from foundling.post_training.data import Message, as_messages, checked_messages, InvalidRow
 from foundling.post_training.packing import Encoded
 from foundling.tokenization.chat import render
 from foundling.tokenization.tokenizer import Tokenizer
@@ -72,7 +72,7 @@ def encode_pairs(
     encoded = []
     for pair in pairs:
         made = None
-        with invalid_rows(pair.source, invalid, counts):
+        with InvalidRow(pair.source, invalid, counts):
             both = (encode_answer(tokenizer, pair.prompt, a, pair.source) for a in (pair.chosen, pair.rejected))
             made = EncodedPair(*both)
         if made is None:

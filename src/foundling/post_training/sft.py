@@ -23,7 +23,7 @@ from foundling.post_training.data import (
     as_example,
     existing_file,
     expression_examples,
-    invalid_rows,
+    InvalidRow,
     read_rows,
     sources,
 )
@@ -163,7 +163,7 @@ def encode(
     encoded = []
     for example in examples:
         one = None
-        with invalid_rows(example.source, config.invalid, counts):
+        with InvalidRow(example.source, config.invalid, counts):
             rendered = render(tokenizer, example.messages, tools=example.tools or None)
             one = Encoded(rendered.ids, learned(example, rendered.loss_mask, config.turns), example.source)
         if one is None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foundling.core.errors import FoundlingError
-from foundling.post_training.data import as_example, invalid_rows
+from foundling.post_training.data import as_example, InvalidRow
 from foundling.post_training.importers import as_our_row
 from foundling.post_training.labelled import as_labelled, is_labelled
 from foundling.post_training.pairs import as_pair
@@ -80,11 +80,11 @@ def test_a_row_is_refused_under_its_name_or_counted_under_its_reason() -> None:
     """Guards errors that come from a template and know no file: they get the row's name; skipped ones are counted."""
     with (
         pytest.raises(FoundlingError, match=r"^rows\.jsonl:3: the template refuses"),
-        invalid_rows("rows.jsonl:3", "refuse", Counter()),
+        InvalidRow("rows.jsonl:3", "refuse", Counter()),
     ):
         raise FoundlingError("the template refuses it")
     skipped: Counter[str] = Counter()
     for line in (3, 4):
-        with invalid_rows(f"rows.jsonl:{line}", "skip", skipped):
+        with InvalidRow(f"rows.jsonl:{line}", "skip", skipped):
             raise FoundlingError(f"rows.jsonl:{line}: the same answers")
     assert skipped == {"the same answers": 2}
