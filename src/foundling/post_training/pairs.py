@@ -9,7 +9,7 @@ from typing import Any
 
 from foundling.core.errors import FoundlingError
 from foundling.post_training.config import Invalid, Policy
-from foundling.post_training.data import Message, as_messages, checked_messages, InvalidRow
+from foundling.post_training.data import InvalidRow, Message, as_messages, checked_messages
 from foundling.post_training.packing import Encoded
 from foundling.tokenization.chat import render
 from foundling.tokenization.tokenizer import Tokenizer

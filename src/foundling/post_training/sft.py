@@ -20,10 +20,10 @@ from foundling.models.language_model import LanguageModel
 from foundling.post_training.config import EXPRESSIONS, OWN_EXPRESSIONS, SFTConfig
 from foundling.post_training.data import (
     Example,
+    InvalidRow,
     as_example,
     existing_file,
     expression_examples,
-    InvalidRow,
     read_rows,
     sources,
 )

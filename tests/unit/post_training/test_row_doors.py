@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foundling.core.errors import FoundlingError
-from foundling.post_training.data import as_example, InvalidRow
+from foundling.post_training.data import InvalidRow, as_example
 from foundling.post_training.importers import as_our_row
 from foundling.post_training.labelled import as_labelled, is_labelled
 from foundling.post_training.pairs import as_pair
