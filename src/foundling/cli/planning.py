@@ -5,11 +5,14 @@ Every answer prints its formula and what it assumes; `--json` gives the same to 
 
 from __future__ import annotations
 
-from cyclopts import App, Group
+from typing import Annotated
+
+from cyclopts import App, Group, Parameter
 
 from foundling.cli import planning_laws, planning_money, planning_sizes
 from foundling.cli.lives import Overrides, StorePath, run
 from foundling.cli.planning_answers import answering
+from foundling.core.errors import FoundlingError, nearest
 
 QUESTIONS = {
     Group("Sizes and time", sort_key=1): (
@@ -51,11 +54,14 @@ for group, questions in QUESTIONS.items():
 @app.default
 def plan(
     recipe: str = "quickstart",
-    *,
+    *more: Annotated[str, Parameter(show=False)],
     overrides: Overrides = None,
     replan: bool = False,
     store: StorePath = None,
     json: bool = False,
 ) -> None:
     """What a recipe would cost on this machine, without running it."""
+    if more:
+        known = [name for name in app if not name.startswith("-")]
+        raise FoundlingError(f"there is no question {recipe!r}", "see `foundling plan --help`", nearest(recipe, known))
     run(recipe, overrides=overrides, plan=True, replan=replan, store=store, json=json)

@@ -7,7 +7,7 @@ from pathlib import Path
 from foundling.cli.lives import StorePath
 from foundling.cli.planning_answers import Count, Hardware, LawSpec, Many, numbers
 from foundling.core.artifacts import Store
-from foundling.planning.answer import Answer
+from foundling.planning.answer import Answer, not_negative
 
 
 def fit(
@@ -38,7 +38,8 @@ def fit(
     from foundling.planning.scaling_law import write_law
 
     runs = read_runs(file, loss_column)
-    runs = runs.where(runs.loss.argsort()[: max(0, len(runs) - drop_highest)])
+    kept = max(0, len(runs) - int(not_negative("drop_highest", drop_highest)))
+    runs = runs.where(runs.loss.argsort()[:kept])
     fitted = fit_law(runs, bootstraps=bootstraps, seed=seed, source=str(file))
     budgets = [numbers(text, "FLOPS", "1e24")[0] for text in budget or ()]
     targets = [(n, d) for n, d in (numbers(text, "PARAMETERS,TOKENS", "7B,1.4T") for text in predict or ())]

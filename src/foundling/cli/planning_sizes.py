@@ -87,6 +87,8 @@ def compute(
     from foundling.planning import compute as work
 
     home = Store(store)
+    if flops is not None and (model is not None or tokens is not None):
+        raise FoundlingError("both an amount of FLOPs and --model or --tokens are given", "one of them was expected")
     if flops is None:
         if model is None or tokens is None:
             raise FoundlingError(

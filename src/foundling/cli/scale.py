@@ -21,7 +21,7 @@ from foundling.planning.scaling_law import FLOPS_PER_PARAMETER
 from foundling.recipes.recipe import Recipe, check_recipe
 
 SIZES = ("foundling-25k", "foundling-50k", "foundling-100k", "foundling-147k", "foundling-220k")
-RATIOS = ("5", "10", "20")  # tokens for each parameter
+RATIOS = ("4", "8", "16")  # tokens for each parameter
 Many = Parameter(consume_multiple=True, negative="")
 
 
@@ -49,7 +49,7 @@ def scale(
     Args:
         data: text to train on (default: the text that is installed with Python).
         sizes: presets of the ladder, five or more (default: foundling-25k to foundling-220k).
-        ratios: tokens for each parameter; every size is trained at each of them (default: 5 10 20).
+        ratios: tokens for each parameter; every size is trained at each of them (default: 4 8 16).
         tokens: in place of --ratios: every size is trained on each of these amounts.
         budgets: FLOPs, in place of --ratios: every size is trained at each, on C / 6N tokens.
         held_out: a larger preset that is predicted, then trained at the middle ratio (or on the most tokens); "" for

@@ -35,7 +35,7 @@ UNITS: dict[str, Callable[[float], str]] = {
 
 @dataclass(frozen=True)
 class Figure:
-    """One number of an answer. `low` and `high` bound its 95% interval where there is one."""
+    """One number of an answer; infinity: never. `low` and `high` bound its 95% interval where there is one."""
 
     name: str
     value: float
@@ -45,6 +45,8 @@ class Figure:
 
     def __str__(self) -> str:
         """The value for people, with its interval."""
+        if math.isinf(self.value):
+            return "never"
         show = UNITS[self.unit]
         if self.low is None or self.high is None:
             return show(self.value)
@@ -73,10 +75,11 @@ class Answer:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data: every figure by name with its unit."""
-        figures = {}
+        figures: dict[str, dict[str, Any]] = {}
         for figure in self.figures:
             interval = {} if figure.low is None else {"low": figure.low, "high": figure.high}
-            figures[figure.name] = {"value": figure.value, "unit": figure.unit} | interval
+            value = figure.value if math.isfinite(figure.value) else None  # JSON has no infinity
+            figures[figure.name] = {"value": value, "unit": figure.unit} | interval
         kept = {"formulas": self.formulas, "assumptions": self.assumptions, "sources": self.sources}
         kept |= {"warnings": self.warnings, "plots": self.plots}
         table = {"columns": list(self.table[0]), "rows": [list(row) for row in self.table[1]]} if self.table else None

@@ -16,6 +16,7 @@ from foundling.planning.subject import Subject
 
 THIS = "this"
 PRECISION = "bf16"
+GIVEN = "the given rate"  # in place of a precision
 UTILISATION = 0.40
 UTILISATION_SOURCE = (
     "utilisation 40% of peak where none is given: Llama 3 405B reached 38-43% on 8-16 thousand H100s "
@@ -83,7 +84,7 @@ def devices(
         precision = "fp32" if precision == "bf16" and "bf16" not in known.rates else precision
     speed, source = known.rate(precision) if rate is None else positive("the rate", rate), known.source
     if rate is not None:
-        precision, source = "the given rate", f"{source}; its rate as given"
+        precision, source = GIVEN, f"{source}; its rate as given"
     limits = known.watts, known.memory, known.bandwidth
     return Devices(known.name, number, speed, *limits, precision, source, price, this)
 
@@ -141,10 +142,9 @@ def _assumed(where: Devices, utilisation: float | None, also: Devices | None) ->
     if where.price is None:
         lines.append("no cost without a price: give --price per device-hour")
     if also is not None:
-        lines.append(
-            f"the {where.precision} rate leaves out the matrix units that {also.precision} uses: "
-            f"{also.rate / where.rate:.1f} times the speed on the same device"
-        )
+        rate = where.precision if where.precision == GIVEN else f"the {where.precision} rate"
+        times = f"{also.rate / where.rate:.1f} times the speed on the same device"
+        lines.append(f"{rate} leaves out the matrix units that {also.precision} uses: {times}")
     return lines
 
 

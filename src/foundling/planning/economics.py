@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from foundling.core.errors import FoundlingError
 from foundling.core.report import PALETTE
@@ -103,7 +104,7 @@ def compare(ways: Sequence[Way], tokens_per_month: float, months: float = HORIZO
         [f"each input by itself, {SWING:.0%} less and more; no discounting; prices stay what they are"],
         ["training is a fixed cost and inference a variable one: prices as given"],
         [f"{way.name} never breaks even" for way in own if break_even(way, bought, months) == NEVER],
-        (("way", "input", f"break-even at -{SWING:.0%}", f"at +{SWING:.0%}"), rows),
+        (("way", "input", f"break-even at -{SWING:.0%}", f"at +{SWING:.0%}"), rows) if rows else None,
         [str(draw(ways, volume, months, plot))] if plot else [],
     )
 
@@ -120,6 +121,8 @@ def draw(ways: Sequence[Way], volume: float, months: float, path: Path) -> Path:
     import numpy as np
     from matplotlib import pyplot
 
+    from foundling.planning.scaling_plots import plain_ticks
+
     bought, *own = ways
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
     crossings = [at for at in (break_even(way, bought, months) for way in own) if 0 < at < NEVER]
@@ -128,9 +131,13 @@ def draw(ways: Sequence[Way], volume: float, months: float, path: Path) -> Path:
         left.plot(tokens, [way.total(t, months) for t in tokens], color=color, lw=2, label=way.name)
     for at in crossings:
         left.axvline(at, color="#8a8f98", ls=":", lw=1)
-        left.annotate(f"{human_count(at)}", (at, left.get_ylim()[0]), rotation=90, va="bottom", ha="right", fontsize=9)
+        left.annotate(
+            human_count(at), (at, 0.02), xycoords=("data", "axes fraction"), rotation=90, ha="right", fontsize=9
+        )
     left.axvline(volume, color="#1c2333", ls="--", lw=1, label=f"planned: {human_count(volume)}")
     left.set(xscale="log", yscale="log", xlabel="tokens a month", ylabel=f"cost over {months:g} months")
+    plain_ticks(left.xaxis, human_count)
+    plain_ticks(left.yaxis, human_count)
     left.set_title("What each way costs")
     left.legend(frameon=False)
     _tornado(right, own[0], bought, months)
@@ -142,17 +149,24 @@ def draw(ways: Sequence[Way], volume: float, months: float, path: Path) -> Path:
     return path
 
 
-def _tornado(axes: object, own: Way, bought: Way, months: float) -> None:
-    from typing import Any
+def _tornado(plot: Any, own: Way, bought: Way, months: float) -> None:
+    from foundling.planning.scaling_plots import plain_ticks
 
-    plot: Any = axes
     rows = list(reversed(sensitivity(own, bought, months)))
     middle = break_even(own, bought, months)
     ends = [end for _, low, high in rows for end in (low, high) if 0 < end < NEVER] + (
         [middle] if 0 < middle < NEVER else []
     )
     if not ends:
-        plot.text(0.5, 0.5, "no break-even to vary", ha="center", va="center", transform=plot.transAxes)
+        plot.set_axis_off()
+        plot.text(
+            0.5,
+            0.5,
+            f"{own.name} never breaks even, whatever is halved or raised",
+            ha="center",
+            va="center",
+            transform=plot.transAxes,
+        )
         return
     most, least = max(ends) * 2, min(ends) / 2
     for row, (_, low, high) in enumerate(rows):
@@ -164,4 +178,5 @@ def _tornado(axes: object, own: Way, bought: Way, months: float) -> None:
     plot.axvline(middle, color="#1c2333", lw=1)
     plot.set_yticks(range(len(rows)), [name for name, _, _ in rows])
     plot.set(xscale="log", xlabel="break-even, tokens a month")
+    plain_ticks(plot.xaxis, human_count)
     plot.set_title(f"{own.name}: inputs {SWING:.0%} less (blue) and more (orange)")

@@ -23,6 +23,8 @@ from foundling.models.families.translate import config_from_hf
 from foundling.planning.stage_costs import ESTIMATES, Facts, Job, StageEstimate
 
 MANY = 4  # inputs of a stage are named up to so many
+DATA_STAGES = {"corpus", "tokenizer", "tokenize"}
+KEPT_BYTES = 0.8e9  # what their libraries keep in the life's process after they ran
 
 
 @dataclass
@@ -85,13 +87,17 @@ class LifePlan:
 def plan_life(name: str, nodes: Sequence[Node], store: Store, rates: Rates) -> LifePlan:
     """Estimate every stage of a resolved life. What the store already has costs nothing."""
     known: dict[str, Facts] = {}
-    stages = []
+    stages, kept = [], 0.0
     for node in nodes:
         found = store.find(node.key)
         estimate = StageEstimate(node.name, node.stage.verb, _reads(node), node.stage.kind, found is not None)
         job = Job(node.config, _facts_of_inputs(node, known), rates, estimate)
         price = ESTIMATES.get(node.stage.verb)
         known[node.name] = price(job) if price else Facts()
+        if node.stage.verb not in DATA_STAGES:
+            estimate.memory += kept
+        elif found is None:
+            kept = KEPT_BYTES
         if found is not None:
             estimate.disk = float(found.size)
         stages.append(estimate)

@@ -66,8 +66,7 @@ def weights(model: Subject, bits: float = 16, sparsity: float = 0.0) -> Answer:
         Figure("parameters", n, "count"),
         Figure("active in one token", model.active, "count"),
         Figure(f"weights at {bits:g} bits", dense, "bytes"),
-        Figure("weights at 32 bits", 4.0 * n, "bytes"),
-        Figure("weights at 4 bits, without scales", 0.5 * n, "bytes"),
+        *(Figure(f"weights at {other} bits", n * other / 8, "bytes") for other in (32, 4) if other != bits),
         Figure("to serve, by the rule", SERVING_OVERHEAD * dense, "bytes"),
         Figure("gradients and two states, all at these bits", 3 * dense, "bytes"),
     ]
@@ -78,7 +77,7 @@ def weights(model: Subject, bits: float = 16, sparsity: float = 0.0) -> Answer:
     ]
     assumed = [
         *model.assumptions(),
-        "1 GB = 1e9 bytes",
+        "1 GB = 1e9 bytes; scales of quantized weights are left out",
         "a cache and activations are extra: `plan cache`, `plan train`",
     ]
     if sparsity:
@@ -128,6 +127,7 @@ def experts(model: Subject, context: int = 4096) -> Answer:
         figures,
         ["memory follows the total, time a token follows the active parameters: about 2 FLOP for each"],
         [*model.assumptions(), "in a large batch every expert is used, so all weights are read"],
+        warnings=[] if model.active < model.parameters else [f"{model.name} has no experts: a token uses all of it"],
     )
 
 

@@ -18,6 +18,7 @@ from foundling.planning.runs import Runs
 from foundling.planning.scaling_law import Law, Numbers, beyond, optimal
 
 DELTA = 1e-3
+FEWEST_BOOTSTRAPS = 20
 MIN_RUNS = 6  # five parameters and something left over
 NAMES = ("E", "A", "B", "alpha", "beta")
 GRID = (
@@ -77,8 +78,11 @@ def fit_law(runs: Runs, *, bootstraps: int = 200, seed: int = 0, source: str = "
         bootstraps: resamplings of the runs, for the intervals.
 
     Raises:
-        FoundlingError: too few runs, or too few different sizes or lengths to tell five parameters apart.
+        FoundlingError: too few bootstraps or runs, or too few different sizes or lengths to tell five parameters apart.
     """
+    if bootstraps < FEWEST_BOOTSTRAPS:
+        what = f"{bootstraps} bootstrap fits are too few for an interval"
+        raise FoundlingError(what, f"{FEWEST_BOOTSTRAPS} or more were expected")
     _require_enough(runs)
     _require_a_loss(runs)
     x, y, target = np.log(runs.parameters), np.log(runs.tokens), np.log(runs.loss)

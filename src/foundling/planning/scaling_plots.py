@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,9 @@ def draw_fit(fit: Fit, targets: list[tuple[float, float]], path: Path) -> Path:
 
 def _losses(axes: Any, fit: Fit, targets: list[tuple[float, float]]) -> None:
     runs, law = fit.runs, fit.law
-    colors = axes.scatter(runs.flops, runs.loss, c=np.log10(runs.parameters), s=18, cmap="viridis", zorder=3)
-    axes.figure.colorbar(colors, ax=axes, label="log10 of parameters")
+    colors = axes.scatter(runs.flops, runs.loss, c=runs.parameters, norm="log", s=18, cmap="viridis", zorder=3)
+    bar = axes.figure.colorbar(colors, ax=axes, label="parameters")
+    plain_ticks(bar.ax.yaxis, human_count)
     sizes = np.unique(runs.parameters)
     for size in sizes[np.linspace(0, len(sizes) - 1, min(LINES, len(sizes))).astype(int)]:
         own = runs.flops[runs.parameters == size]
@@ -53,11 +55,26 @@ def _losses(axes: Any, fit: Fit, targets: list[tuple[float, float]]) -> None:
         axes.errorbar(
             [at], [guess.loss], [[guess.loss - guess.low], [guess.high - guess.loss]], fmt="D", color=PALETTE[1]
         )
-        axes.annotate(f" {human_count(parameters)} on {human_count(tokens)}", (at, guess.loss), fontsize=9)
+        name = f"{human_count(parameters)} on {human_count(tokens)}"
+        axes.annotate(name, (at, guess.high), (0, 4), textcoords="offset points", ha="center", fontsize=9)
     axes.axvline(runs.flops.max(), color="#8a8f98", ls=":", lw=1, label="largest fitted run")
     axes.set(xscale="log", yscale="log", xlabel="training FLOPs (6ND)", ylabel="loss")
+    plain_ticks(axes.yaxis, "{:.3g}".format)
     axes.set_title(f"L = {law.formula()}", fontsize=10)
     axes.legend(frameon=False)
+
+
+def plain_ticks(axis: Any, show: Callable[[float], str]) -> None:
+    """Ticks of a logarithmic axis that people read: few, at 1, 2 and 5, and not as powers of ten."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = sorted(axis.get_view_interval())
+    steps = (1.0, 2.0, 5.0) if high < 100 * low else (1.0,)
+    if high < 4 * low:
+        steps = tuple(np.arange(1.0, 10.0, 0.2 if high < 2 * low else 0.5))
+    axis.set_major_locator(LogLocator(subs=steps, numticks=9))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: show(value)))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _span(law: Law, flops: float) -> tuple[float, float] | tuple[None, None]:

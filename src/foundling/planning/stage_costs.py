@@ -18,12 +18,14 @@ from foundling.models.presets import preset
 from foundling.planning.step_time import PROCESS_BYTES, planned_memory, state_bytes, step_seconds
 
 # Seconds for each megabyte of text, measured on two cores.
-SECONDS_PER_MB = {"corpus": 0.18, "tokenizer": 0.12, "tokenize": 0.02}
+SECONDS_PER_MB = {"corpus": 0.34, "tokenizer": 0.21, "tokenize": 0.015}
 BYTES_PER_TOKEN = 3.4
 START_SECONDS = 4.0  # to build a model, look at the data and write the result
-BASELINE_SECONDS = 6.0  # gzip, xz and n-gram models beside a base model
+BASELINE_SECONDS = 12.0  # the held-out text, and gzip, xz and n-gram models beside a base model
 TOKENS_PER_EXAMPLE = 45  # of a worked example of the expression task; answers are about a third of it
 TOKENS_PER_ANSWER = 18
+TOKENS_PER_ROLLOUT = 62  # of a prompt and a sampled answer to it, with what fills the rows
+ENGINE_BYTES = 1e9  # of the inference engine at work
 SAMPLED_TOKENS_PER_S = 9000.0  # at a hundred sequences together: bound by the number of operations, not by FLOPs
 DEFAULT_CORPUS_BYTES = 40e6
 DEFAULT_VOCABULARY = 4096
@@ -100,7 +102,7 @@ def _tokenizer(job: Job) -> Facts:
 
 def _tokenize(job: Job) -> Facts:
     text, tokens = job.text_bytes(), job.text_bytes() / BYTES_PER_TOKEN
-    job.estimate.seconds = 1 + SECONDS_PER_MB["tokenize"] * text / 1e6
+    job.estimate.seconds = 0.5 + SECONDS_PER_MB["tokenize"] * text / 1e6
     job.estimate.memory = PROCESS_BYTES + 4 * text
     job.estimate.disk = 2 * tokens
     job.estimate.makes = f"{human_count(tokens)} tokens"
@@ -128,9 +130,10 @@ def _reinforce(job: Job) -> Facts:
     if model is None:
         return Facts()
     answers = config.steps * config.prompts * config.samples
-    short = config.model_copy(update={"context": 2 * TOKENS_PER_EXAMPLE})  # a prompt and its answer
-    made = _training(job, model, answers * TOKENS_PER_EXAMPLE * config.updates, short)
+    short = config.model_copy(update={"context": TOKENS_PER_ROLLOUT})
+    made = _training(job, model, answers * TOKENS_PER_ROLLOUT * config.updates, short)
     job.estimate.seconds += answers * TOKENS_PER_ANSWER / SAMPLED_TOKENS_PER_S
+    job.estimate.memory += ENGINE_BYTES
     return made
 
 
@@ -176,7 +179,7 @@ def _evaluate(job: Job) -> Facts:
     if "bits-per-byte" in config.tasks:
         read = config.bits_per_byte.max_bytes / BYTES_PER_TOKEN / (1 - config.bits_per_byte.window_context)
         job.estimate.seconds += read * cost.flops_per_token(model, 1024) / (0.25 * job.rates.fp32)
-    job.estimate.memory = PROCESS_BYTES + 4 * cost.weight_bytes(model) + 1e9
+    job.estimate.memory = PROCESS_BYTES + 4 * cost.weight_bytes(model) + ENGINE_BYTES
     job.estimate.makes = f"{len(config.tasks)} tasks"
     return Facts()
 
@@ -220,7 +223,7 @@ def _synthesize(job: Job) -> Facts:
     rows = job.config.n
     job.estimate.seconds = START_SECONDS + rows * job.config.max_tokens / SAMPLED_TOKENS_PER_S
     model = job.model("model")
-    job.estimate.memory = PROCESS_BYTES + (4.0 * cost.n_parameters(model) if model else 0.0) + 0.5e9
+    job.estimate.memory = PROCESS_BYTES + (4.0 * cost.n_parameters(model) if model else 0.0) + ENGINE_BYTES
     job.estimate.makes = f"{rows} rows"
     return Facts()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from foundling.core import hardware
 from foundling.core.artifacts import Store
+from foundling.core.errors import FoundlingError
 from foundling.core.units import human_count
 from foundling.planning.answer import DAY_S, HOUR_S, Answer, Figure, positive, share
 from foundling.planning.compute import (
@@ -32,7 +33,11 @@ def plan_training(
     Raises:
         FoundlingError: nonsense, or it does not fit (saying what would).
     """
-    micro = config.micro_batch or -(-config.batch_size // where.count)
+    if config.batch_size < where.count:
+        what = f"a batch of {config.batch_size} rows is too small for {where.count} devices"
+        raise FoundlingError(what, "each takes at least one", f"Set --batch {where.count} or more")
+    own = -(-config.batch_size // where.count)
+    micro = min(config.micro_batch or own, own)
     flops = training_flops(model, tokens, config.context)
     need = training_memory(
         model,

@@ -20,6 +20,9 @@ from foundling.training.objective import LossSum
 
 CHUNK_LOGITS = 1 << 21  # logits in one chunk: 8 MB in fp32, near the size of a cache
 LEAST_CHUNK = 256  # positions: with fewer, reading a large head's weights costs more than multiplying by them
+# How many positions are scored changes from step to step. Rounded up, with positions of weight 0: a CPU's library
+# compiles its products anew for every shape and keeps up to a thousand of them, which took 15 MB more at every step.
+SAME_SHAPE = 64
 
 
 def next_token_loss(model: Any, batch: Batch, *, z_loss: float = 0.0) -> LossSum:
@@ -54,9 +57,12 @@ def cross_entropy_sum(
     weights = weights.flatten().float()
     if not bool(weights.all()):
         scored = weights.nonzero().squeeze(1)
+        if not len(scored):
+            return hidden.sum().float() * 0.0
+        spare = -len(scored) % SAME_SHAPE
+        scored = torch.cat((scored, scored[-1:].expand(spare)))
         hidden, targets, weights = hidden[scored], targets[scored], weights[scored]
-    if not len(targets):
-        return hidden.sum().float() * 0.0
+        weights[len(weights) - spare :] = 0.0
     parameters = head_parameters(model)
     size = chunk or chunk_size(len(parameters[0]))
     if not torch.is_grad_enabled():

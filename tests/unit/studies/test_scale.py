@@ -69,8 +69,8 @@ def test_equal_ratios_are_the_default_and_the_larger_model_gets_the_middle_one()
         for name, spec in stages.items()
         if spec.stage == "pretrain"
     }
-    assert len(tokens) == 5 * 3 + 1 and tokens["foundling-1m-held-out"] == pytest.approx(10, rel=0.02)
-    assert {round(ratio) for ratio in tokens.values()} == {5, 10, 20}
+    assert len(tokens) == 5 * 3 + 1 and tokens["foundling-1m-held-out"] == pytest.approx(8, rel=0.02)
+    assert {round(ratio) for ratio in tokens.values()} == {4, 8, 16}
 
 
 def test_a_known_law_is_found_and_the_held_out_model_predicted(tmp_path: Path) -> None:

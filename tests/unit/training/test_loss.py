@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -74,3 +76,22 @@ def test_bf16_gradients_reach_the_fp32_weights(tied: bool) -> None:
     for exact, rounded in zip(*grads, strict=True):
         assert rounded is not None and exact is not None and rounded.dtype == torch.float32
         assert (rounded - exact).norm() < 0.03 * exact.norm()
+
+
+def test_another_number_of_scored_positions_is_the_same_shape() -> None:
+    """Each new shape would be compiled for a CPU and kept: 15 MB more at every step of a masked objective."""
+
+    class Watched(TinyDecoder):
+        seen: ClassVar[set[int]] = set()
+
+        def head(self, h: torch.Tensor) -> torch.Tensor:
+            self.seen.add(h.shape[0])
+            return super().head(h)
+
+    module = Watched()
+    tokens = torch.randint(VOCAB, (4, 50))
+    hidden = module.hidden(tokens)
+    for scored in (70, 90, 101, 128):
+        weights = (torch.randperm(200) < scored).float().view(4, 50)
+        cross_entropy_sum(hidden, module, tokens, weights)
+    assert module.seen == {128}
