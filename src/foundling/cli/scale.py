@@ -21,7 +21,7 @@ from foundling.planning.scaling_law import FLOPS_PER_PARAMETER
 from foundling.recipes.recipe import Recipe, check_recipe
 
 SIZES = ("foundling-25k", "foundling-50k", "foundling-100k", "foundling-147k", "foundling-220k")
-RATIOS = ("4", "8", "16")  # tokens for each parameter
+TOKENS = ("1.4M", "2.8M", "4.2M")  # on less, small models have not yet learnt to copy from their context
 Many = Parameter(consume_multiple=True, negative="")
 
 
@@ -31,7 +31,6 @@ def scale(
     sizes: Annotated[list[str] | None, Many] = None,
     tokens: Annotated[list[str] | None, Many] = None,
     budgets: Annotated[list[str] | None, Many] = None,
-    ratios: Annotated[list[str] | None, Many] = None,
     held_out: str | None = "foundling-1m",
     vocab_size: int = 512,
     context: int = 256,
@@ -49,11 +48,9 @@ def scale(
     Args:
         data: text to train on (default: the text that is installed with Python).
         sizes: presets of the ladder, five or more (default: foundling-25k to foundling-220k).
-        ratios: tokens for each parameter; every size is trained at each of them (default: 4 8 16).
-        tokens: in place of --ratios: every size is trained on each of these amounts.
-        budgets: FLOPs, in place of --ratios: every size is trained at each, on C / 6N tokens.
-        held_out: a larger preset that is predicted, then trained at the middle ratio (or on the most tokens); "" for
-            none.
+        tokens: every size is trained on each of these amounts (default: 1.4M 2.8M 4.2M).
+        budgets: FLOPs, in place of --tokens: every size is trained at each, on C / 6N tokens.
+        held_out: a larger preset that is predicted, then trained on the most tokens; "" for none.
         vocab_size: of the ladder's tokenizer.
         context: tokens in a row.
         batch_size: rows in a step.
@@ -63,7 +60,7 @@ def scale(
     home = Store(store)
     progress.set_quiet(json)
     shape = {"context": context, "batch_size": batch_size, "vocab_size": vocab_size}
-    lengths = {"tokens": tokens, "budgets": budgets, "ratios": ratios}
+    lengths = {"tokens": tokens, "budgets": budgets}
     recipe = ladder(data, sizes or SIZES, lengths, held_out or None, shape, max_bytes, seed, name)
     the_plan = plan_life(recipe.name, resolve(recipe, home), home, hardware.remembered(home.root / "machine.json"))
     if not json:
@@ -99,7 +96,7 @@ def ladder(
     """The recipe of a ladder: one corpus, one model for each size and amount of text, and the fit.
 
     Args:
-        lengths: how long each size is trained: amounts of one of tokens, budgets or ratios; none: RATIOS.
+        lengths: how long each size is trained: amounts of tokens or of budgets; neither: TOKENS.
 
     Raises:
         FoundlingError: unknown or too few sizes, two kinds of lengths, or amounts that are no numbers.
@@ -109,7 +106,7 @@ def ladder(
         raise FoundlingError(f"no preset named {unknown!r}", "see `foundling models`", nearest(unknown, names()))
     if len(set(sizes)) < 5:
         raise FoundlingError(f"a ladder of {len(set(sizes))} sizes is too short", "five or more were expected")
-    given = {kind: amounts for kind, amounts in lengths.items() if amounts} or {"ratios": RATIOS}
+    given = {kind: amounts for kind, amounts in lengths.items() if amounts} or {"tokens": TOKENS}
     if len(given) > 1:
         both = " and ".join(f"--{kind}" for kind in given)
         raise FoundlingError(f"{both} are given", "one of them says how long each size is trained")
@@ -127,13 +124,12 @@ def ladder(
     runs: dict[str, tuple[str, float]] = {}
     for size in sizes:
         for amount in amounts:
-            count = _tokens(kind, amount, size, shape["vocab_size"])
+            n = preset(size, vocab_size=shape["vocab_size"]).n_parameters()
+            count = amount / (FLOPS_PER_PARAMETER * n) if kind == "budgets" else amount
             runs[f"{size}-{human_count(count)}"] = (size, count)
     checked = f"{held_out}-held-out"
     if held_out:
-        most = max(count for _, count in runs.values())
-        middle = _tokens(kind, sorted(amounts)[len(amounts) // 2], held_out, shape["vocab_size"])
-        runs[checked] = (held_out, middle if kind == "ratios" else most)
+        runs[checked] = (held_out, max(count for _, count in runs.values()))
     for run, (size, count) in runs.items():
         own: dict[str, Any] = {
             "context": shape["context"],
@@ -145,12 +141,6 @@ def ladder(
     held = [checked] if held_out else []
     stages["scale"] = {"stage": "scale", "inputs": {run: run for run in runs}, "held_out": held, "seed": seed}
     return check_recipe({"name": name, "seed": seed, "stages": stages}, name)
-
-
-def _tokens(kind: str, amount: float, size: str, vocab_size: int) -> float:
-    """Tokens that a size is trained on: as many as are given, C / 6N at a budget, or N times a ratio."""
-    n = preset(size, vocab_size=vocab_size).n_parameters()
-    return {"tokens": amount, "budgets": amount / (FLOPS_PER_PARAMETER * n), "ratios": amount * n}[kind]
 
 
 def _amount(text: str) -> float:

@@ -1,6 +1,6 @@
 """Chinchilla's approach 3: the law L(N, D) fitted to runs, with bootstrap intervals on everything that follows from it.
 
-Minimised is the sum of Huber losses (delta 1e-3) of log L_predicted - log L, over a = log A, b = log B, e = log E,
+Minimised is the sum of Huber losses of log L_predicted - log L, over a = log A, b = log B, e = log E,
 alpha and beta, from a grid of starts (Hoffmann et al. 2022, eq. 3; Besiroglu et al. 2024 on its convergence). The whole
 grid is scored at once; the best starts are improved together by damped reweighted least squares, the best of these is
 finished by L-BFGS. Bootstrap fits start from there, all in one batch of arrays.
@@ -17,7 +17,7 @@ from foundling.planning.answer import Answer, Figure
 from foundling.planning.runs import Runs
 from foundling.planning.scaling_law import Law, Numbers, beyond, optimal
 
-DELTA = 1e-3
+DELTA = 1e-3  # of Huber's loss, for hundreds of runs: Hoffmann et al. 2022
 FEWEST_BOOTSTRAPS = 20
 MIN_RUNS = 6  # five parameters and something left over
 NAMES = ("E", "A", "B", "alpha", "beta")
@@ -56,6 +56,7 @@ class Fit:
     residuals: np.ndarray
     runs: Runs
     seed: int
+    delta: float = DELTA
 
     def intervals(self) -> dict[str, tuple[float, float]]:
         """95% percentile intervals of E, A, B, alpha, beta."""
@@ -71,10 +72,13 @@ class Fit:
         return Prediction(self.law.loss(parameters, tokens), float(low), float(high))
 
 
-def fit_law(runs: Runs, *, bootstraps: int = 200, seed: int = 0, source: str = "fitted runs") -> Fit:
+def fit_law(
+    runs: Runs, *, bootstraps: int = 200, seed: int = 0, source: str = "fitted runs", delta: float = DELTA
+) -> Fit:
     """Fit the law to finished runs.
 
     Args:
+        delta: log loss up to which Huber's loss is a square: about the noise of a run, or less if there are many.
         bootstraps: resamplings of the runs, for the intervals.
 
     Raises:
@@ -88,18 +92,18 @@ def fit_law(runs: Runs, *, bootstraps: int = 200, seed: int = 0, source: str = "
     x, y, target = np.log(runs.parameters), np.log(runs.tokens), np.log(runs.loss)
     ones = np.ones((STARTS, len(target)))
     grid = np.stack(np.meshgrid(*GRID, indexing="ij"), -1).reshape(-1, len(GRID))
-    first = np.argsort(_huber(_model(grid, x, y)[0] - target, ones[0]))[:STARTS]
-    better, scores = _descend(grid[first], x, y, target, ones, LONGEST_ROUNDS)
-    theta, huber = _finish(better[scores.argmin()], x, y, target)
+    first = np.argsort(_huber(_model(grid, x, y)[0] - target, ones[0], delta))[:STARTS]
+    better, scores = _descend(grid[first], x, y, target, ones, LONGEST_ROUNDS, delta)
+    theta, huber = _finish(better[scores.argmin()], x, y, target, delta)
     if theta[3] <= 0 or theta[4] <= 0:
         raise FoundlingError("the losses do not fall with size and tokens", "these runs follow no such law")
     rng = np.random.default_rng(seed)
     weights = rng.multinomial(len(target), ones[0] / len(target), size=bootstraps).astype(float)
-    samples, _ = _descend(np.repeat(theta[None], bootstraps, 0), x, y, target, weights, BOOTSTRAP_ROUNDS)
+    samples, _ = _descend(np.repeat(theta[None], bootstraps, 0), x, y, target, weights, BOOTSTRAP_ROUNDS, delta)
     samples = samples[(samples[:, 3] > 0) & (samples[:, 4] > 0)]
     found, spread = _natural(theta), tuple(_natural(sample) for sample in samples)
     law = Law(*found, source=source, largest=float(runs.flops.max()), samples=spread)
-    return Fit(law, huber, _model(theta[None], x, y)[0][0] - target, runs, seed)
+    return Fit(law, huber, _model(theta[None], x, y)[0][0] - target, runs, seed, delta)
 
 
 def _natural(theta: np.ndarray) -> Numbers:
@@ -112,7 +116,7 @@ def huber_loss(law: Law, runs: Runs) -> float:
     """The objective of another law on these runs, to compare fits."""
     theta = np.array([[np.log(law.A), np.log(law.B), np.log(law.E), law.alpha, law.beta]])
     predicted, _ = _model(theta, np.log(runs.parameters), np.log(runs.tokens))
-    return float(_huber(predicted - np.log(runs.loss), np.ones(len(runs)))[0])
+    return float(_huber(predicted - np.log(runs.loss), np.ones(len(runs)), DELTA)[0])
 
 
 def _require_enough(runs: Runs) -> None:
@@ -147,14 +151,14 @@ def _model(theta: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray,
     return top + np.log(total), parts / total
 
 
-def _huber(residuals: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def _huber(residuals: np.ndarray, weights: np.ndarray, delta: float) -> np.ndarray:
     size = np.abs(residuals)
-    each = np.where(size <= DELTA, 0.5 * residuals**2, DELTA * (size - 0.5 * DELTA))
+    each = np.where(size <= delta, 0.5 * residuals**2, delta * (size - 0.5 * delta))
     return (each * weights).sum(-1)
 
 
 def _descend(
-    theta: np.ndarray, x: np.ndarray, y: np.ndarray, target: np.ndarray, weights: np.ndarray, rounds: int
+    theta: np.ndarray, x: np.ndarray, y: np.ndarray, target: np.ndarray, weights: np.ndarray, rounds: int, delta: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Levenberg-Marquardt with Huber's weights, on all fits at once; each step is taken only where it lowers the sum.
 
@@ -165,10 +169,10 @@ def _descend(
     theta, damping = theta.copy(), np.full(len(theta), 1e-2)
     predicted, parts = _model(theta, x, y)
     residuals = predicted - target
-    score = _huber(residuals, weights)
+    score = _huber(residuals, weights, delta)
     for _ in range(rounds):
         jacobian = np.stack([parts[0], parts[1], parts[2], -parts[0] * x, -parts[1] * y], -1)
-        weighted = jacobian * (weights * np.minimum(1, DELTA / np.maximum(np.abs(residuals), 1e-30)))[..., None]
+        weighted = jacobian * (weights * np.minimum(1, delta / np.maximum(np.abs(residuals), 1e-30)))[..., None]
         hessian = np.swapaxes(weighted, 1, 2) @ jacobian
         diagonal = np.einsum("bii->bi", hessian)
         ridge = damping[:, None] * (diagonal + 1e-9 * diagonal.max(1, keepdims=True) + 1e-300)
@@ -177,7 +181,7 @@ def _descend(
         moved = theta - step
         new_predicted, new_parts = _model(moved, x, y)
         new_residuals = new_predicted - target
-        new_score = _huber(new_residuals, weights)
+        new_score = _huber(new_residuals, weights, delta)
         lower = new_score < score
         gain = np.where(lower, (score - new_score) / np.maximum(score, 1e-300), 0.0)
         theta[lower], residuals[lower], parts[:, lower] = moved[lower], new_residuals[lower], new_parts[:, lower]
@@ -188,21 +192,23 @@ def _descend(
     return theta, score
 
 
-def _finish(theta: np.ndarray, x: np.ndarray, y: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, float]:
+def _finish(
+    theta: np.ndarray, x: np.ndarray, y: np.ndarray, target: np.ndarray, delta: float
+) -> tuple[np.ndarray, float]:
     """L-BFGS from a good start, with the exact gradient."""
     from scipy.optimize import minimize
 
     def objective(point: np.ndarray) -> tuple[float, np.ndarray]:
         predicted, parts = _model(point[None], x, y)
         residuals, (a, b, e) = (predicted - target)[0], parts[:, 0]
-        pull = np.clip(residuals, -DELTA, DELTA)
+        pull = np.clip(residuals, -delta, delta)
         gradient = np.array([pull @ a, pull @ b, pull @ e, -(pull * a) @ x, -(pull * b) @ y])
-        return float(_huber(residuals, np.ones(len(x)))) / DELTA, gradient / DELTA
+        return float(_huber(residuals, np.ones(len(x)), delta)) / delta, gradient / delta
 
     found = minimize(
         objective, theta, jac=True, method="L-BFGS-B", options={"maxiter": 3000, "ftol": 1e-15, "gtol": 1e-10}
     )
-    return found.x, float(found.fun) * DELTA
+    return found.x, float(found.fun) * delta
 
 
 def describe(fit: Fit, budgets: list[float], targets: list[tuple[float, float]]) -> Answer:
@@ -224,7 +230,10 @@ def describe(fit: Fit, budgets: list[float], targets: list[tuple[float, float]])
     return Answer(
         f"A law fitted to {len(fit.runs)} runs, {fit.runs.flops.min():.2g} to {fit.runs.flops.max():.2g} FLOP",
         figures,
-        [f"L = {law.formula()}", "minimise Σ Huber(log L_predicted - log L), delta = 1e-3, from a grid of starts"],
+        [
+            f"L = {law.formula()}",
+            f"minimise Σ Huber(log L_predicted - log L), delta = {fit.delta:g}, from a grid of starts",
+        ],
         [
             f"95% intervals from {len(law.samples)} bootstrap fits; a predicted loss includes one run's noise",
             "only losses extrapolate: accuracies may stay at chance and then jump, which are refused here",

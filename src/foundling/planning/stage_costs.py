@@ -24,6 +24,7 @@ START_SECONDS = 4.0  # to build a model, look at the data and write the result
 BASELINE_SECONDS = 12.0  # the held-out text, and gzip, xz and n-gram models beside a base model
 TOKENS_PER_EXAMPLE = 45  # of a worked example of the expression task; answers are about a third of it
 TOKENS_PER_ANSWER = 18
+TOKENS_PER_SAMPLE = 30  # of an answer sampled at temperature 1
 TOKENS_PER_ROLLOUT = 62  # of a prompt and a sampled answer to it, with what fills the rows
 ENGINE_BYTES = 1e9  # of the inference engine at work
 SAMPLED_TOKENS_PER_S = 9000.0  # at a hundred sequences together: bound by the number of operations, not by FLOPs
@@ -132,7 +133,7 @@ def _reinforce(job: Job) -> Facts:
     answers = config.steps * config.prompts * config.samples
     short = config.model_copy(update={"context": TOKENS_PER_ROLLOUT})
     made = _training(job, model, answers * TOKENS_PER_ROLLOUT * config.updates, short)
-    job.estimate.seconds += answers * TOKENS_PER_ANSWER / SAMPLED_TOKENS_PER_S
+    job.estimate.seconds += answers * TOKENS_PER_SAMPLE / SAMPLED_TOKENS_PER_S
     job.estimate.memory += ENGINE_BYTES
     return made
 

@@ -55,4 +55,5 @@ class ScaleConfig(Config):
     held_out: tuple[str, ...] = option((), "input ports whose models are predicted, not fitted")
     loss: str = option("validation_bits_per_byte", "metric of the models that is the loss")
     bootstraps: int = option(400, "resamplings behind each interval", ge=20)
+    delta: float = option(0.01, "log loss up to which a miss counts squared: about the noise of one run", gt=0)
     seed: int = option(0, "of the resampling", ge=0)

@@ -42,9 +42,8 @@ def scale(config: ScaleConfig, inputs: Inputs, draft: Draft) -> None:
             raise FoundlingError(f"held-out model {name!r} is not an input", "", nearest(name, models))
     points = {name: _point(name, model, config.loss) for name, model in models.items()}
     ladder = {name: point for name, point in points.items() if name not in config.held_out}
-    fit = fit_law(
-        _runs(ladder), bootstraps=config.bootstraps, seed=config.seed, source=f"{len(ladder)} models trained here"
-    )
+    source = f"{len(ladder)} models trained here"
+    fit = fit_law(_runs(ladder), bootstraps=config.bootstraps, seed=config.seed, source=source, delta=config.delta)
     checks = [_check(fit, name, points[name]) for name in config.held_out]
     others = {
         "approach 1, envelope of the training curves": _optima(lambda: envelope(_curves(models, config.held_out))),
