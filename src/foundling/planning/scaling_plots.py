@@ -22,11 +22,13 @@ def draw_fit(fit: Fit, targets: list[tuple[float, float]], path: Path) -> Path:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import NullFormatter
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 5), layout="constrained", width_ratios=(3, 2))
     _losses(left, fit, targets)
     _residuals(right, fit)
     for axes in (left, right):
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
     figure.savefig(path, dpi=150, metadata={"Software": None})

@@ -23,6 +23,7 @@ from foundling.planning.answer import Answer
 from foundling.planning.economics import NEVER, Way, break_even, compare, sensitivity
 from foundling.planning.subject import subject
 from foundling.planning.training_run import plan_training
+from foundling.training.config import TrainingConfig
 
 BOOK = "Huyen 2025, AI Engineering"  # chapters 2, 7 and 8 hold most of these cases
 
@@ -171,12 +172,11 @@ def test_h100_s_table_is_dense_and_the_tables_have_sources() -> None:
 
 def test_a_training_that_cannot_fit_is_refused_with_what_would(store: Store) -> None:
     """16 bytes a weight: 7B needs 108 GB before any activation, more than an H100 has."""
-    where = ("h100", 1, "bf16", None)
+    model, rows = subject("llama-2-7b", store), {"context": 2048, "optimizer": "adamw"}
     with pytest.raises(FoundlingError, match=r"weights 27 GB.*What would fit: .*--devices 2"):
-        plan_training(subject("llama-2-7b", store), 1e9, (1, 0, 2048), where, "adamw", False, None, store)
-    fits = plan_training(
-        subject("llama-2-7b", store), 1e9, (8, 1, 2048), ("h100", 8, "bf16", 2.0), "adamw", True, 0.4, store
-    )
+        plan_training(model, 1e9, TrainingConfig(batch_size=1, **rows), work.devices("h100", 1, store), None, store)
+    eight = TrainingConfig(batch_size=8, micro_batch=1, recompute="all", **rows)
+    fits = plan_training(model, 1e9, eight, work.devices("h100", 8, store, price=2.0), 0.4, store)
     flops = 1e9 * cost.flops_per_token(subject("llama-2-7b", store).shape(), 2048, training=True)
     assert fits["time"] == pytest.approx(flops / (8 * 989.4e12 * 0.4))
     assert fits["cost"] == pytest.approx(8 * fits["time"] / 3600 * 2)
@@ -185,8 +185,8 @@ def test_a_training_that_cannot_fit_is_refused_with_what_would(store: Store) -> 
 
 def test_planning_here_uses_the_measured_rates(store: Store) -> None:
     """A machine twice as fast must be given about half the time."""
-    where = ("this", 1, "bf16", None)
-    answer = plan_training(subject("foundling-3m", store), 4e6, (16, 0, 256), where, "muon", False, None, store)
+    here = work.devices("this", 1, store)
+    answer = plan_training(subject("foundling-3m", store), 4e6, TrainingConfig(), here, None, store)
     assert 10 < answer["time"] < 1000
     assert answer["steps"] == round(4e6 / 4096)
 

@@ -82,6 +82,16 @@ def test_a_fitted_law_is_used_by_the_next_command(capsys: pytest.CaptureFixture[
     assert Path("fit.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_what_never_happens_is_a_word_for_people_and_null_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
+    """JSON has no infinity."""
+    command = ["plan", "buy", "--tokens", "1B", "--api-price", "0.1", "--tune", "5000,1500,0.4"]
+    main(command)
+    assert "never" in capsys.readouterr().out
+    main([*command, "--json"])
+    figures = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)["figures"]
+    assert figures["fine-tune breaks even with buy at (tokens a month)"]["value"] is None
+
+
 def test_tokens_by_language_from_files(capsys: pytest.CaptureFixture[str]) -> None:
     """The same text in more bytes costs more under a byte tokenizer."""
     from foundling.tokenization.config import TokenizerConfig
@@ -144,6 +154,11 @@ def test_a_recipe_is_still_planned(capsys: pytest.CaptureFixture[str]) -> None:
         ("optimal 1e21 --law mine", "no law 'mine'"),
         ("ceilings --growth 1", "growth is 1"),
         ("actual", "has no lives"),
+        ("memori 7B", "did you mean 'memory'?"),
+        ("compute 1e20 --model llama-3-8b", "both an amount of FLOPs and"),
+        ("train llama-2-7b --tokens 1B --hardware h100 --devices 64", "Set --batch 64 or more"),
+        ("fit runs.csv --bootstraps 0", "0 bootstrap fits are too few"),
+        ("fit runs.csv --drop-highest -3", "drop_highest is -3"),
         ("quikstart", "did you mean 'quickstart'?"),
     ],
 )
@@ -160,7 +175,7 @@ def test_planning_loads_no_torch_and_allocates_no_weight(measured: Path) -> None
     code = "import sys\nfrom foundling.cli.main import main\n"
     for command in (
         "memory llama-3.1-405b",
-        "train deepseek-v3 --tokens 1T --hardware b200 --devices 2048",
+        "train deepseek-v3 --tokens 1T --hardware b200 --devices 2048 --batch 2048",
         "optimal 1e21",
         "quickstart",
         "ablation",
