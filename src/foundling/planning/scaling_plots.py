@@ -71,9 +71,9 @@ def plain_ticks(axis: Any, show: Callable[[float], str]) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     low, high = sorted(axis.get_view_interval())
-    steps = (1.0, 2.0, 5.0) if high < 100 * low else (1.0,)
+    steps = [1.0, 2.0, 5.0] if high < 100 * low else [1.0]
     if high < 4 * low:
-        steps = tuple(np.arange(1.0, 10.0, 0.2 if high < 2 * low else 0.5))
+        steps = np.arange(1.0, 10.0, 0.2 if high < 2 * low else 0.5).tolist()
     axis.set_major_locator(LogLocator(subs=steps, numticks=9))
     axis.set_major_formatter(FuncFormatter(lambda value, _: show(value)))
     axis.set_minor_formatter(NullFormatter())
