@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from foundling.core import progress
+from foundling.core.memory import freed_memory_kept
 from foundling.models.build import build
 from foundling.models.language_model import LanguageModel
 from foundling.models.presets import preset
 from foundling.training.config import PretrainConfig
-from foundling.training.memory import freed_memory_kept
 from foundling.training.objectives.causal import Causal
 from foundling.training.optimizers.build import build_optimizers
 from foundling.training.precision import LossAt

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from foundling.compression.second_order import gptq, output_error
 from foundling.compression.sensitivity import choose, sensitivities
 from foundling.core import progress
 from foundling.core.errors import FoundlingError, nearest
+from foundling.core.memory import freed_memory_returned
 from foundling.models.language_model import LanguageModel
 from foundling.models.layers.block import Block
 from foundling.models.quantized import QuantizedLinear, Scheme, from_codes, group_size
@@ -26,7 +27,17 @@ from foundling.models.quantized_bytes import byte_linear
 from foundling.models.rounding import quantize_linear
 
 STORED = torch.bfloat16  # of everything that is not quantized
-Read = Callable[[str], None]
+
+
+class Read(Protocol):
+    """Brings the tensors under a prefix into memory (`checkpoint.Parts.read`)."""
+
+    def __call__(self, prefix: str, dtype: torch.dtype = torch.float32) -> None:
+        """Read what is not there yet."""
+
+
+def nothing_to_read(prefix: str, dtype: torch.dtype = torch.float32) -> None:
+    """For a model that is in memory."""
 
 
 @dataclass
@@ -50,14 +61,15 @@ class LayerReport:
     zeros: float = 0.0
 
 
+@freed_memory_returned()
 def compress_module(
-    module: LanguageModel, config: CompressConfig, tokens: Tensor | None = None, read: Read = lambda prefix: None
+    module: LanguageModel, config: CompressConfig, tokens: Tensor | None = None, read: Read = nothing_to_read
 ) -> list[LayerReport]:
     """Compress the linear layers of `module` in place, and round everything else to bfloat16.
 
     Args:
         tokens: (rows, time) calibration text, for the methods that need it.
-        read: brings the tensors under a prefix into memory (`checkpoint.Parts.read`).
+        read: brings the module's tensors into memory, block by block.
 
     Raises:
         FoundlingError: a pattern in `keep` matches no layer, no layer is left, the model is already quantized, a weight
@@ -85,9 +97,12 @@ def compress_module(
                 _store(module.blocks[number])
         else:
             walk(module, tokens, read, treat, _store)
-        read("")
+        outside = [name for name in chosen if not name.startswith("blocks.")]
+        for name in outside:
+            read(f"{name}.")
+        read("", STORED)
         require_numbers(module, "")
-        for name in (name for name in chosen if not name.startswith("blocks.")):
+        for name in outside:
             reports.append(_treat(module, name, "", schemes[name], config, None))
             bar.advance()
     _store(module)

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from foundling.compression.apply import LayerReport, compress_module, left_alone, to_json
+from foundling.compression.apply import LayerReport, Read, compress_module, left_alone, nothing_to_read, to_json
 from foundling.compression.config import CompressConfig
 from foundling.compression.fidelity import prediction_changes
 from foundling.compression.shrink import shrink
@@ -44,9 +44,10 @@ def build(config: CompressConfig, inputs: Inputs, draft: Draft) -> None:
     tokenizer, parts = Tokenizer.load(source), Parts(source)
     longest = parts.module.config.max_positions
     tokens = calibration(config, corpus, tokenizer, longest) if config.needs_text else None
-    module, read = parts.module, parts.read
+    module = parts.module
+    read: Read = parts.read
     if config.shrink is not None or config.max_bytes is not None:
-        module, read = load_module(source), lambda prefix: None
+        module, read = load_module(source), nothing_to_read
     if config.shrink is not None:
         assert tokens is not None
         module = shrink(module, tokens, config.shrink)

@@ -70,13 +70,13 @@ class Parts:
 
         return GGUFFile(self.gguf)
 
-    def read(self, prefix: str) -> None:
-        """Bring the tensors under a prefix that are not in memory yet into it, in float32."""
+    def read(self, prefix: str, dtype: torch.dtype = torch.float32) -> None:
+        """Bring the tensors under a prefix that are not in memory yet into it, copied out of the file's memory map."""
         source, state = self.source(), self.module.state_dict()
         for rule in self.rules:
             if any(name.startswith(prefix) and name in state and state[name].is_meta for name in rule.ours):
                 found = _read(rule, source, [state[name].shape for name in rule.ours])
-                tensors = zip(rule.ours, (_cast(part, torch.float32).clone() for part in found), strict=True)
+                tensors = zip(rule.ours, (_cast(part, dtype, copy=True) for part in found), strict=True)
                 self.module.load_state_dict(dict(tensors), strict=False, assign=True)
 
 
@@ -180,6 +180,6 @@ def _read(rule: Rule, source: TensorSource, shapes: Sequence[torch.Size]) -> Seq
     return ours
 
 
-def _cast(tensor: Tensor, dtype: torch.dtype | None) -> nn.Parameter | Tensor:
+def _cast(tensor: Tensor, dtype: torch.dtype | None, *, copy: bool = False) -> nn.Parameter | Tensor:
     convert = dtype is not None and tensor.is_floating_point() and tensor.itemsize > 1  # float8 is a code
-    return tensor.to(dtype) if convert else tensor
+    return tensor.to(dtype if convert else tensor.dtype, copy=copy)

@@ -15,13 +15,13 @@ from torch import nn
 from foundling.core import progress
 from foundling.core.config import identity
 from foundling.core.errors import FoundlingError
+from foundling.core.memory import freed_memory_kept
 from foundling.core.rng import seed_for
 from foundling.training import checkpoint
 from foundling.training.averaging import RunningAverage
 from foundling.training.batch import Batch
 from foundling.training.config import TrainingConfig
 from foundling.training.diagnostics import Movement, scales
-from foundling.training.memory import freed_memory_kept
 from foundling.training.monitor import Monitor, StepReport
 from foundling.training.objective import LossSum, Objective
 from foundling.training.optimizers.build import build_optimizers

