@@ -24,6 +24,7 @@ from foundling.planning.economics import NEVER, Way, break_even, compare, sensit
 from foundling.planning.subject import subject
 from foundling.planning.training_run import plan_training
 from foundling.training.config import TrainingConfig
+from foundling.training.loss import chunk_size
 
 BOOK = "Huyen 2025, AI Engineering"  # chapters 2, 7 and 8 hold most of these cases
 
@@ -146,7 +147,7 @@ def test_every_figure_is_the_config_s_own(name: str, store: Store) -> None:
     need = memory.training_memory(model, 512)
     held = cost.weight_bytes(shape, 4)
     assert (need.weights, need.gradients, need.optimizer) == (held, held, cost.optimizer_bytes(shape))
-    assert need.activations == cost.activation_bytes(shape, 512, logit_tokens=max(64, 2**21 // shape.vocab_size))
+    assert need.activations == cost.activation_bytes(shape, 512, logit_tokens=chunk_size(shape.vocab_size))
 
 
 def test_every_preset_can_be_planned(store: Store) -> None:
