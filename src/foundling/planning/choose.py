@@ -14,7 +14,7 @@ from foundling.planning.step_time import step_seconds
 from foundling.recipes.recipe import Recipe, StageSpec
 from foundling.training.config import PretrainConfig
 
-PRETRAIN_SHARE = 0.36  # of the life's budget; the rest is for curation, post-training, evaluation and compression
+PRETRAIN_SHARE = 0.42  # of the life's budget; the rest is for curation, post-training, evaluation and compression
 AUTO = "auto"
 DEFAULT_BUDGET_S = 600.0
 VOCAB_SIZE = 4096  # of the recipes that let us choose; it only enters the cost
