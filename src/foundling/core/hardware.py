@@ -114,11 +114,11 @@ def remembered(path: Path) -> Rates:
         saved = json.loads(path.read_text())
         if saved.pop("machine", None) == signature and set(saved) == {field.name for field in fields(Rates)}:
             return Rates(**saved)
+    path.parent.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     rates = measure()
-    progress.say(f"Measured this machine once, in {time.perf_counter() - start:.1f} s; kept in {path}.")
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"machine": signature, **asdict(rates)}))
+    progress.say(f"Measured this machine once, in {time.perf_counter() - start:.1f} s; kept in {path}.")
     return rates
 
 

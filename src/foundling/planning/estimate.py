@@ -67,7 +67,8 @@ class LifePlan:
         have = hardware.memory_bytes()
         if not most.reused and most.memory > have:
             what = f"stage {most.name!r} needs about {human_bytes(most.memory)} of memory"
-            raise FoundlingError(what, f"this machine has {human_bytes(have)}", "Use a smaller preset or micro_batch")
+            fix = "Use less text" if most.verb in DATA_STAGES else "Use a smaller preset or micro_batch"
+            raise FoundlingError(what, f"this machine has {human_bytes(have)}", fix)
         if self.needed_disk > self.free_disk:
             most = max(self.stages, key=lambda stage: 0.0 if stage.reused else stage.disk)
             what = f"{self.name!r} needs about {human_bytes(self.needed_disk)} of disk, most of it for {most.name!r}"
