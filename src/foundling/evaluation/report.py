@@ -185,10 +185,10 @@ def _worst_slices(models: Sequence[Evaluated]) -> str:
                     sign = 1 if whole["higher_is_better"] else -1
                     gap = sign * (part["value"] - whole["value"])
                     if gap < 0 and part["n"] < whole["n"]:
-                        rows.append(
-                            (gap, [model.name, task, metric, name, _interval(part), _interval(whole), part["n"]])
-                        )
-    worst = [row for _, row in sorted(rows, key=lambda pair: pair[0])[:WORST_SLICES]]
+                        reached = part["low"] <= whole["value"] <= part["high"]
+                        cells = [model.name, task, metric, name, _interval(part), _interval(whole), part["n"]]
+                        rows.append((reached, gap, cells))
+    worst = [cells for *_, cells in sorted(rows, key=lambda row: row[:2])[:WORST_SLICES]]
     return table(["model", "task", "metric", "slice", "slice's score", "whole", "n"], worst) if worst else "No slices."
 
 
@@ -204,7 +204,7 @@ def _calibration(models: Sequence[Evaluated]) -> str:
                 axes.plot([b["confidence"] for b in bins], [b["accuracy"] for b in bins], marker="o", label=label)
     axes.set_xlabel("confidence")
     axes.set_ylabel("accuracy")
-    axes.legend(fontsize=7)
+    axes.legend(fontsize=7, loc="upper left")
     return figure(fig, "Reliability diagram: above the line is too modest, below it too sure.")
 
 

@@ -32,6 +32,7 @@ from foundling.evaluation.scores import summarise
 from foundling.evaluation.task import Metric, Outcome, Task
 from foundling.evaluation.task_file import read_task_file
 from foundling.evaluation.tasks.choices import Choices
+from foundling.evaluation.tasks.generation import Generation
 from foundling.evaluation.text_metrics import corpus_score, sentence_score
 
 
@@ -157,12 +158,12 @@ class Biased(Answerer):
         assert isinstance(request, Generate)
         text = request.prompt[0][1] if not isinstance(request.prompt, str) else request.prompt
         first, second = text.split("Answer A:\n")[1].split("Answer B:\n")
-        verdict = "It is A." if "good" in first else "B" if "good" in second else "A"
+        verdict = "It is A." if "good" in first else "After a thought: B" if "good" in second else "A"
         return GenerateAnswer((verdict if "mumble" not in text else "hm",), ("stop",), 1, 1)
 
 
 def test_judge_swaps_positions() -> None:
-    """Guards against a judge's love of the first place counted as a model's win."""
+    """Guards against a judge's love of the first place, or its use of an article, counted as a model's win."""
     pairs = [
         Pair("p", "x", "good", "y", "bad"),
         Pair("p", "x", "bad", "y", "good"),
@@ -184,3 +185,18 @@ def test_text_metrics_are_the_libraries() -> None:
     assert corpus_score("bleu", answers, accepted) == sacrebleu.corpus_bleu(answers, columns).score / 100
     assert corpus_score("chrf", answers, accepted) == sacrebleu.corpus_chrf(answers, columns).score / 100
     assert sentence_score("chrf", "x", ["x"]) == pytest.approx(1.0) and sentence_score("rouge-l", "a b", ["a c"]) == 0.5
+
+
+def test_a_translation_has_the_corpus_score_beside_the_mean(tmp_path: Path) -> None:
+    """Guards against the mean of sentence scores passed off as the BLEU that papers give."""
+    pytest.importorskip("sacrebleu")
+    truths, texts = ["The dog barked at night.", "It rained."], ["The dog barked at night.", "It rained all day long."]
+    rows = [{"q": "?", "a": truth} for truth in truths]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    spec = {"name": "t", "version": 1, "data": {"file": "rows.jsonl"}, "kind": "generate", "prompt": "{{q}}"}
+    (tmp_path / "t.yaml").write_text(json.dumps({**spec, "answer": "a", "extract": {"b": {"match": "bleu"}}}))
+    task = Generation(*read_task_file(str(tmp_path / "t.yaml")))
+    outcomes = task.grade(task.items(), [[GenerateAnswer((text,), ("stop",), 1, 1)] for text in texts])
+    found = task.corpus_scores(outcomes)
+    assert found == {"b": corpus_score("bleu", texts, [[truth] for truth in truths])}
+    assert found["b"] != pytest.approx(np.mean([outcome.metrics["b"] for outcome in outcomes]), abs=0.01)

@@ -93,7 +93,8 @@ class PackedForward:
                 self.library.rotate_rows(*at)
         q, k, v = (pack.padded(part).unflatten(-1, (-1, config.head_dim)) for part in (q, k, v))
         mask = self_mask(config, ctx, q.dtype)
-        out = attend(q, k, v, mask) if prefix is None else attend_behind(prefix, q, k, v, mask)
+        plain = prefix is None and mask is None
+        out = attend(q, k, v, None) if plain else attend_stacked(q, k, v, mask, prefix)
         return _added(x, pack.packed(out.flatten(2)), cast(nn.Linear, mixer.o_proj)), (k, v)
 
     def _feed_forward(self, block: Block, x: Tensor) -> Tensor:
@@ -115,31 +116,39 @@ class PackedForward:
         self.library.rms_norm_rows(x.data_ptr(), scales.data_ptr(), x.data_ptr(), rows, width, eps, _half(x))
 
 
-def attend_behind(prefix: KeyValue, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention of q (rows, time, heads, d) to a prefix that all tokens see and to each row's own k and v.
+def attend_stacked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, prefix: KeyValue | None) -> Tensor:
+    """Attention of q (rows, time, heads, d) to each row's own k and v, and to a prefix that all tokens see.
 
-    The prefix's part is one product for all rows: its keys are neither copied for each row nor masked. The two parts
-    become one softmax by the sums of their exponentials, as flash attention's blocks do (Dao et al. 2022,
-    arXiv:2205.14135).
+    Query heads that share a key head are stacked along time: torch's kernel takes a few large products instead of many
+    small ones (half the time for rows of 80 tokens), and no key is repeated. The prefix's part is one product for all
+    rows: its keys are neither copied for each row nor masked. The two parts become one softmax by the sums of their
+    exponentials, as flash attention's blocks do (Dao et al. 2022, arXiv:2205.14135).
 
     Args:
+        mask: additive, over the rows' own keys, (rows or 1, 1, time, time); None is causal.
         prefix: keys and values (1, prefix, kv_heads, d).
-        mask: additive, over the rows' own keys; None is causal.
     """
-    rows, time, heads, _ = q.shape
-    own, own_sum = _flash(q, k, v, mask, causal=mask is None)
-    far, far_sum = _flash(q.reshape(1, rows * time, heads, -1), *prefix, None, causal=False)
-    far = far.view(heads, rows, time, -1).transpose(0, 1)
-    share = torch.sigmoid(far_sum.reshape(heads, rows, time).transpose(0, 1) - own_sum)[..., None]
-    return torch.lerp(own, far, share.to(own.dtype)).transpose(1, 2)
+    rows, time, heads, width = q.shape
+    kv_heads = k.shape[2]
+    if mask is None:
+        mask = q.new_full((1, 1, time, time), -torch.inf).triu_(1)
+    stacked = q.unflatten(2, (kv_heads, -1)).permute(0, 2, 3, 1, 4).reshape(rows, kv_heads, -1, width)
+    out, own_sum = _flash(stacked, k, v, mask.repeat(1, 1, heads // kv_heads, 1))
+    if prefix is not None:
+        far, far_sum = _flash(stacked.transpose(0, 1).reshape(1, kv_heads, -1, width), *prefix, None)
+        far = far.view(kv_heads, rows, -1, width).transpose(0, 1)
+        share = torch.sigmoid(far_sum.reshape(kv_heads, rows, -1).transpose(0, 1) - own_sum)[..., None]
+        out = torch.lerp(out, far, share.to(out.dtype))
+    return out.unflatten(2, (-1, time)).permute(0, 3, 1, 2, 4).flatten(2, 3)
 
 
-def _flash(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> tuple[Tensor, Tensor]:
-    """softmax(q k^T / sqrt(d) + mask) v, (rows, heads, time, d); log-sum-exp of its logits, (rows, heads, time)."""
-    group = q.shape[2] // k.shape[2]
-    k, v = (part.repeat_interleave(group, 2).transpose(1, 2) for part in (k, v))
+def _flash(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """softmax(q k^T / sqrt(d) + mask) v, (rows, heads, time, d) like q; log-sum-exp of its logits, (rows, heads, time).
+
+    k and v are (rows, keys, heads, d).
+    """
     flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    out, sums = flash(q.transpose(1, 2), k, v, 0.0, causal, attn_mask=mask)
+    out, sums = flash(q, k.transpose(1, 2), v.transpose(1, 2), 0.0, False, attn_mask=mask)
     return out, sums
 
 
