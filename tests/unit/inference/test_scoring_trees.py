@@ -114,7 +114,8 @@ def test_packed_passes_equal_the_modules(
     engine = Engine(build(config, seed=1, zero_outputs=False).to(dtype), None)
     if scoring_trees.TreeScorer(engine.runner)._packed is None:
         pytest.skip("no compiler for the native kernels")
-    ours = engine.score(few_shot_pairs())
+    pairs = few_shot_pairs() + [([n] * (9 + n), choice) for n in range(3) for choice in ([5], [6, 7, 8], [6, 9])]
+    ours = engine.score(pairs)
     monkeypatch.setattr(scoring_trees, "packed", lambda module: None)
-    for mine, theirs in zip(ours, engine.score(few_shot_pairs()), strict=True):
+    for mine, theirs in zip(ours, engine.score(pairs), strict=True):
         assert mine.tokens_logprobs == pytest.approx(theirs.tokens_logprobs, abs=tolerance)
