@@ -3,8 +3,8 @@
     python benchmarks/adapt_smollm2.py languages --store runs      # with FOUNDLING_DATA: which of 20 languages is it?
     python benchmarks/adapt_smollm2.py expressions --store runs    # the recipe as it stands
 
-The sentences are the language-identification test of Lingua (Wortschatz Leipzig, CC BY 4.0): 24 of each language to
-learn from, 15 for the model to answer and be judged on, 25 held out. All three models answer the same held-out items.
+The sentences are the language-identification test of Lingua (Wortschatz Leipzig, CC BY 4.0): 16 of each language to
+learn from, 8 for the model to answer and be judged on, 20 held out. All three models answer the same held-out items.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LANGUAGES = {
     "pt": "Portuguese", "ro": "Romanian", "sk": "Slovak", "sl": "Slovene", "es": "Spanish", "sv": "Swedish",
     "tr": "Turkish",
 }  # fmt: skip
-TRAIN, JUDGED, HELD_OUT = 24, 15, 25  # of each language
+TRAIN, JUDGED, HELD_OUT = 16, 8, 20  # of each language
 ASK = "Which language is this? Answer with its name only.\n\n"
 EVALUATIONS = ("evaluate-start", "evaluate-sft", "evaluate-dpo")
 

@@ -106,9 +106,11 @@ def passes(directory: Path, items: int, seed: int) -> list[bool]:
 
 def draw(logs: dict[str, Path]) -> None:
     """Learning curves: loss of the supervised methods, share of right answers of those that sample as they learn."""
-    figure, axes = plt.subplots(1, len(logs), figsize=(2.6 * len(logs), 2.6), constrained_layout=True, squeeze=False)
-    for axis, (name, path) in zip(axes[0], logs.items(), strict=True):
-        lines = [line for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()) if "loss" in line]
+    curves = {name: steps_of(path) for name, path in logs.items()}
+    curves = {name: lines for name, lines in curves.items() if len(lines) > 1}
+    count = len(curves)
+    figure, axes = plt.subplots(1, count, figsize=(2.6 * count, 2.6), constrained_layout=True, squeeze=False)
+    for axis, (name, lines) in zip(axes[0], curves.items(), strict=True):
         key = CURVES.get(name)
         values = [line["metrics"][key] if key else line["loss"] for line in lines]
         axis.plot([line["step"] for line in lines], values, linewidth=0.6, alpha=0.5)
@@ -120,6 +122,11 @@ def draw(logs: dict[str, Path]) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     FIGURE.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(FIGURE, dpi=130)
+
+
+def steps_of(log: Path) -> list[dict[str, Any]]:
+    """The lines of a training log that tell of a step."""
+    return [line for line in map(json.loads, log.read_text(encoding="utf-8").splitlines()) if "loss" in line]
 
 
 def paired(before: list[bool], after: list[bool]) -> float:
