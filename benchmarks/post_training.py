@@ -7,7 +7,8 @@
     CPU_SECONDS=1 OMP_NUM_THREADS=1 python benchmarks/post_training.py sft    # on a machine that others use, too
 
 Both get the same directory (SmolLM2-135M's architecture, random weights: speed does not depend on them), the same
-texts of 256 tokens, batch 4, rank 8 on all linear layers, AdamW, bf16. DPO's reference is counted for both: trl
+texts of nearly 256 tokens (all equally long: nobody pads; ours puts a pair of answers in one row, trl in two), batch 4,
+rank 8 on all linear layers, AdamW, bf16. DPO's reference is counted for both: trl
 computes it in every step, we once before the first, and each of our steps bears its share. Each side runs in a process
 of its own, in turn; the first step (compilation, allocation) is not counted. The last lines say how far ours is from
 the matrix rate. Rollouts: 16 prompts of 64 tokens, 4 answers each of exactly 64 sampled tokens, with a LoRA adapter on;
