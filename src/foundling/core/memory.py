@@ -33,12 +33,22 @@ def freed_memory_returned() -> Iterator[None]:
         yield
 
 
+def return_freed_memory() -> None:
+    """Give the pages of freed blocks back to the system now, holes in the middle of the heaps included; some ms."""
+    trim = getattr(_glibc(), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    return ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
 @contextlib.contextmanager
 def _thresholds(size: int) -> Iterator[None]:
     """Blocks from `size` bytes on are returned when freed; afterwards everything free is. Only glibc can do this."""
-    library = ctypes.CDLL(None) if sys.platform == "linux" else None
-    mallopt, trim = getattr(library, "mallopt", None), getattr(library, "malloc_trim", None)
-    if mallopt is None or trim is None:
+    mallopt = getattr(_glibc(), "mallopt", None)
+    if mallopt is None:
         yield
         return
     mallopt(M_MMAP_THRESHOLD, size)
@@ -48,4 +58,4 @@ def _thresholds(size: int) -> Iterator[None]:
     finally:
         mallopt(M_MMAP_THRESHOLD, USUAL)
         mallopt(M_TRIM_THRESHOLD, USUAL)
-        trim(0)
+        return_freed_memory()

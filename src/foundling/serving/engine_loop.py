@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from foundling.core.memory import return_freed_memory
 from foundling.serving.errors import ApiError, server_error
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 log = logging.getLogger("foundling.serving")
+TRIM_SECONDS = 10.0  # prompts of ever new lengths leave holes in the heaps, which else grow for as long as it serves
 
 
 class Stream:
@@ -146,9 +148,13 @@ class EngineLoop:
 
     def _run(self) -> None:
         try:
+            trimmed = time.monotonic()
             while self._obey():
                 if self.streams:
                     self._deliver(self.engine.step())
+                if time.monotonic() - trimmed > TRIM_SECONDS:
+                    return_freed_memory()
+                    trimmed = time.monotonic()
         except Exception:  # the thread's last words: nobody else would hear of it
             log.exception("the engine failed")
         with self.door:
