@@ -11,6 +11,7 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from foundling.core.errors import FoundlingError
@@ -38,7 +39,7 @@ def parallelize(module: nn.Module, world: World, config: TrainingConfig) -> None
     if world.slices > 1:  # first, so that sharding divides what is left of each matrix
         _slice_tensors(module, world)
     if config.recompute != "none":  # inside the shards: a block is gathered once for its recomputation and its gradient
-        _recompute(module, every=1 if config.recompute == "all" else 2)
+        _recompute(module, every=1 if config.recompute == "all" else 2, bound=world.shards == 1)
     if (
         config.compile
     ):  # with the recomputation, so that both are one graph; block by block, so that one graph serves all
@@ -77,14 +78,37 @@ def _has(block: nn.Module, name: str) -> bool:
     return any(found == name for found, _ in block.named_modules())
 
 
-def _recompute(module: nn.Module, every: int) -> None:
-    """Keep only the input of every n-th block, and run the block again for its gradient (Chen et al. 2016)."""
+def _recompute(module: nn.Module, every: int, *, bound: bool) -> None:
+    """Keep only the input of every n-th block, and run the block again for its gradient (Chen et al. 2016).
+
+    Args:
+        bound: run it again with the weights of the first time: those of `LossAt` are gone by then. Not under FSDP2, which
+            gathers them again by itself.
+    """
     for block in list(cast(Any, module).blocks)[::every]:
-        block.forward = partial(_run_again, block.forward)
+        block.forward = partial(_run_again, _Bound(block) if bound else block.forward)
 
 
 def _run_again(forward: Any, *arguments: Any) -> Any:
-    return checkpoint(forward, *arguments, use_reentrant=False) if torch.is_grad_enabled() else forward(*arguments)
+    if not torch.is_grad_enabled():
+        return forward(*arguments)
+    again = forward.now() if isinstance(forward, _Bound) else forward
+    return checkpoint(again, *arguments, use_reentrant=False)
+
+
+class _Bound(nn.Module):
+    """A block's own forward pass, whose weights of now can be kept for later."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block, self.plain = block, block.forward
+
+    def forward(self, *arguments: Any) -> Any:
+        return self.plain(*arguments)
+
+    def now(self) -> Any:
+        weights = dict(self.named_parameters())
+        return lambda *arguments: functional_call(self, weights, arguments)
 
 
 def _shard(module: nn.Module, world: World, config: TrainingConfig) -> None:

@@ -61,6 +61,17 @@ def test_dropout_is_applied_in_training_only_and_repeats(tmp_path: Path, split: 
         assert torch.equal(dropped(tokens), dropped(tokens))
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_recomputed_blocks_give_the_same_curve(tmp_path: Path, split: TokenSplit, precision: str) -> None:
+    """A block must run again with the weights and the dropout of the first time, which in bf16 are gone by then."""
+    curves = []
+    for recompute in ("none", "alternate", "all"):
+        options = {"steps": 4, "dropout": 0.1, "precision": precision, "recompute": recompute}
+        log = fit(tmp_path / recompute, split, decoder(split.vocab_size), **options)
+        curves.append([(line["loss"], line["grad_norm"]) for line in log if line["kind"] == "step"])
+    assert curves[0] == curves[1] == curves[2]
+
+
 def test_prefetched_batches_are_the_objectives(split: TokenSplit) -> None:
     """Out of order, skipped and repeated steps must give what the objective itself gives."""
     ahead, plain = Prefetched(Causal(split, 16, 4, 0)), Causal(split, 16, 4, 0)
