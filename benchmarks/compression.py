@@ -19,7 +19,7 @@ import ctypes
 import importlib.util
 import json
 import math
-import resource
+import re
 import subprocess
 import sys
 import tempfile
@@ -245,7 +245,9 @@ def memory(chosen: argparse.Namespace) -> None:
 
 
 def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """This program's largest resident size; ru_maxrss would be at least that of the process which started it."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024
 
 
 # --- distillation -----------------------------------------------------------------------------------------------------

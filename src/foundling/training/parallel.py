@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
@@ -82,8 +82,8 @@ def _recompute(module: nn.Module, every: int, *, bound: bool) -> None:
     """Keep only the input of every n-th block, and run the block again for its gradient (Chen et al. 2016).
 
     Args:
-        bound: run it again with the weights of the first time: those of `LossAt` are gone by then. Not under FSDP2, which
-            gathers them again by itself.
+        bound: run it again with the weights of the first time: those of `LossAt` are gone by then. Not under FSDP2,
+            which gathers them again by itself.
     """
     for block in list(cast(Any, module).blocks)[::every]:
         block.forward = partial(_run_again, _Bound(block) if bound else block.forward)
@@ -107,7 +107,7 @@ class _Bound(nn.Module):
         return self.plain(*arguments)
 
     def now(self) -> Any:
-        weights = dict(self.named_parameters())
+        weights: dict[str, Tensor] = dict(self.named_parameters())
         return lambda *arguments: functional_call(self, weights, arguments)
 
 
