@@ -224,7 +224,8 @@ def judge(
         print(fuzzed[-3000:])
     p99 = statistics.quantiles(health, n=100)[98]
     quarter = len(memory) // 4
-    print("memory by eighths of the run, MB:", [round(memory[i * len(memory) // 8] / 1e6) for i in range(1, 8)])
+    eighths = [memory[i * len(memory) // 8 : (i + 1) * len(memory) // 8] for i in range(8)]
+    print("memory in each eighth of the run, median MB:", [round(statistics.median(part) / 1e6) for part in eighths])
     growth = statistics.median(memory[-quarter:]) / statistics.median(memory[quarter : 2 * quarter]) - 1
     print(f"health p50 {statistics.median(health) * 1e3:.0f} ms, p99 {p99 * 1e3:.0f} ms ({len(health)} times)")
     print(f"memory {memory[-1] / 1e6:.0f} MB, growth {growth:+.1%}; left behind: {left}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import sys
 from collections.abc import Iterator
 
@@ -31,6 +32,19 @@ def freed_memory_returned() -> Iterator[None]:
     """
     with _thresholds(SMALL):
         yield
+
+
+def stay_small() -> None:
+    """For a process that is to run for weeks: large blocks are returned when freed, and few compiled kernels are kept.
+
+    oneDNN compiles a kernel for each shape and keeps 1024: with prompts of every length that is gigabytes. It reads the
+    number when it is first used; one that the user has set stays.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
+    mallopt = getattr(_glibc(), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, USUAL)
+        mallopt(M_TRIM_THRESHOLD, USUAL)
 
 
 def return_freed_memory() -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from foundling.core.errors import FoundlingError
+from foundling.core.memory import stay_small
 from foundling.serving.app import create_app
 from foundling.serving.config import ServeConfig
 
@@ -32,6 +33,7 @@ def serve(model: Model, config: ServeConfig | None = None, others: Mapping[str, 
     """
     config = config or ServeConfig()
     config.refuse_open_server()
+    stay_small()
     sys.setswitchinterval(0.001)  # the engine's thread hands the interpreter over sooner, so that probes answer at once
     with listen(config.host, config.port) as sock:
         app = create_app(model, config, others)
