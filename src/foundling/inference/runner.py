@@ -171,7 +171,7 @@ class Runner:
     def weights_changed(self) -> None:
         """Take the native kernels where they support the module (their copies of small weights are made anew)."""
         if self.device.type == "cpu" and not self._autocast and not self._int8_cache:
-            self._forward = native(self.module, self.batch_invariant) or self.module
+            self._forward = native(self.module) or self.module
         self.adapters.refresh()
         self.encodings.clear()
 

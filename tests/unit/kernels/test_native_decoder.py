@@ -98,7 +98,7 @@ def test_bfloat16_is_as_near_to_float32_as_the_module_is() -> None:
 
 
 @pytest.mark.skipif(not tiles(), reason="no tiles for bfloat16 here")
-@pytest.mark.parametrize("rows", [16, 17, 40, 64])
+@pytest.mark.parametrize("rows", [1, 5, 16, 40])
 @pytest.mark.parametrize("outputs", [16, 96, 112])
 def test_products_in_tiles(rows: int, outputs: int) -> None:
     """Guards every place of a tile: odd groups of tokens, pieces that are not full, sums over several tiles."""
@@ -112,23 +112,11 @@ def test_products_in_tiles(rows: int, outputs: int) -> None:
     assert not torch.equal(got, linear(library, weight.struct, x))  # the order of sums shows that tiles were used
 
 
-@pytest.mark.skipif(not tiles(), reason="no tiles for bfloat16 here")
-def test_a_large_pass_in_tiles_is_as_near_as_a_small_one() -> None:
-    """Guards the pass in tiles (residuals, all products, tokens that do not fill a group), and the mode without."""
-    module = tiny(dtype=torch.bfloat16)
-    decoders = [native(module), native(module, batch_invariant=True)]
-    assert decoders[0] is not None and decoders[1] is not None
-    tiled, plain = (play(module, decoder.hidden, WHOLE, TOKENS) for decoder in decoders if decoder)
-    assert not torch.equal(tiled, plain)
-    torch.testing.assert_close(tiled, plain, rtol=0.02, atol=0.02)
-    assert torch.equal(play(module, decoders[1].hidden, PIECES, TOKENS), plain)
-
-
-@pytest.mark.parametrize("bits", [4, 8, None])
-def test_a_token_does_not_depend_on_its_batch(bits: int | None) -> None:
+@pytest.mark.parametrize("bits", [4, 8, 16, 32])
+def test_a_token_does_not_depend_on_its_batch(bits: int) -> None:
     """Guards determinism to the bit: alone or together, whole prompts or pieces, on one thread or two."""
-    module = tiny(heads=6, kv_heads=2)
-    if bits:
+    module = tiny(heads=6, kv_heads=2, dtype=torch.bfloat16 if bits == 16 else torch.float32)
+    if bits < 16:
         quantize_module(module, Scheme(bits=bits))  # type: ignore[arg-type]
     decoder = native(module)
     assert decoder is not None

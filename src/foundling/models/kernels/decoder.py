@@ -3,8 +3,8 @@
 At batch 1 a step of a small model is some two hundred operators, whose overhead costs more than their work; here it is
 one call, and the weights are read once. The numbers are the module's own (it is the reference; see
 tests/unit/kernels): the residual stream is float32, and the inputs of integer weights are rounded to int8 with a scale
-per group, as llama.cpp does. A token's result does not depend on the batch that it is computed in; only large passes
-over bfloat16 weights give that up, where the CPU has tiles for them (`tiles.h`).
+per group, as llama.cpp does. Bfloat16 weights are multiplied in the CPU's tiles where it has them (`tiles.h`). A
+token's result does not depend on the batch that it is computed in.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from foundling.models.layers.paged import PagedKV
 from foundling.models.layers.parts import LayerState
 from foundling.models.layers.rope import rope_tables
 
-TILE = 16  # tokens from which a pass over bfloat16 weights takes the CPU's tiles, if it has them
 RUN = 4  # neighbouring tokens of a row that share a pass over its keys
 PRODUCTS = ("q", "k", "v", "o", "gate", "up", "down")
 
@@ -45,16 +44,11 @@ class NativeDecoder:
 
     Make one with `native`. Dense weights are read where they lie, so in-place updates are seen; a module whose
     parameters are replaced needs a new decoder.
-
-    Args:
-        batch_invariant: no tiles: a token's result must not depend on the batch.
     """
 
-    def __init__(
-        self, module: LanguageModel, library: ctypes.CDLL, weights: dict[str, Weight], batch_invariant: bool = False
-    ) -> None:
+    def __init__(self, module: LanguageModel, library: ctypes.CDLL, weights: dict[str, Weight]) -> None:
         self.module, self.library, self.weights = module, library, weights
-        self.tiles = tiles() and not batch_invariant
+        self.tiles = tiles()
         self.config = module.config
         self.norms: list[Tensor] = []
         self.ropes: list[tuple[RopeConfig, int]] = []
@@ -141,7 +135,7 @@ class NativeDecoder:
         inputs = [
             Inputs(
                 *(address(space[f"{name}_{part}"]) for part in ("values", "codes", "scales", "zeros")), k, 0, 0,
-                address(space[f"{name}_pairs"]) if self.tiles and x.shape[0] >= TILE else None,
+                address(space[f"{name}_pairs"]) if self.tiles else None,
             )
             for name, k in (
                 ("wide", config.dim),
@@ -189,13 +183,13 @@ def linear(library: ctypes.CDLL, weight: Matrix, x: Tensor, in_tiles: bool = Fal
     n, groups = rows.shape[0], weight.k // weight.group if weight.group else 1
     codes, scales = torch.empty(rows.shape, dtype=torch.int16), torch.empty(n, groups)
     zeros, y = torch.empty(n, groups, dtype=torch.int32), torch.empty(n, weight.n)
-    pairs = _pairs(n, weight.k) if in_tiles and n >= TILE and weight.kind == BF16 else None
+    pairs = _pairs(n, weight.k) if in_tiles and weight.kind == BF16 else None
     inputs = Inputs(address(rows), address(codes), address(scales), address(zeros), weight.k, 0, 0, address(pairs))
     library.linear(ctypes.byref(weight), ctypes.byref(inputs), n, address(y), weight.n, torch.get_num_threads())
     return y.unflatten(0, x.shape[:-1])
 
 
-def native(module: LanguageModel, batch_invariant: bool = False) -> NativeDecoder | None:
+def native(module: LanguageModel) -> NativeDecoder | None:
     """The module's native decoder, or None where its architecture, weights or this machine do not allow one."""
     if not module.config.llama_shaped or not all(map(block_supported, module.config.blocks)):
         return None
@@ -212,7 +206,7 @@ def native(module: LanguageModel, batch_invariant: bool = False) -> NativeDecode
         if weight is None:
             return None
         weights[name] = weight
-    return NativeDecoder(module, library, weights, batch_invariant)
+    return NativeDecoder(module, library, weights)
 
 
 def _pairs(tokens: int, k: int) -> Tensor:

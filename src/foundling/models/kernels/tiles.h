@@ -1,8 +1,8 @@
 /* Products of bfloat16 with bfloat16 in the CPU's tiles (AMX): 16 outputs x 16 tokens x 32 inputs an instruction.
 
-Weights are tiles as they lie, 16 rows of 32; inputs are arranged by pairs, each pair's 16 tokens side by side. Made for
-passes over many tokens, of which these need six to ten times fewer cycles than `half_tile`. A token's sums have another
-order than there, so that its last bits depend on whether its pass was large. */
+Weights are tiles as they lie, 16 rows of 32; inputs are arranged by pairs, each pair's 16 tokens side by side. One token
+takes as long as 16, and still less than by `half_tile`: a step then waits for memory alone. A token's sums have the same
+order whatever the other tokens are. */
 
 #if defined(__AMX_BF16__) && defined(__linux__)
 #define TILE_INPUTS 32
