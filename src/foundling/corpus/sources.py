@@ -93,6 +93,11 @@ def _pieces(config: CorpusConfig) -> Iterator[tuple[Piece, int]]:
                 yield Piece(str(path), name, source, reader, start, end), (end or size) - start
 
 
+def text_bytes(config: CorpusConfig) -> int:
+    """Bytes of the files that `config.data` names, as they lie on disk. Raises as `blocks` does."""
+    return sum(n_bytes for _, n_bytes in _pieces(config))
+
+
 def find(entry: str) -> list[tuple[Path, str]]:
     """Files of one entry with the names they go by: the file's name, or its path inside the named folder.
 

@@ -104,8 +104,7 @@ class Runner:
         """One chunk in passes over single tiles of its positions, always of full length and in the cached form.
 
         A token then is the same row of products and sums of the same shapes whatever else is computed and however the
-        prompt was cut, so that its result is the same to the last bit. The native kernels have that property anyway,
-        without their tiles.
+        prompt was cut, so that its result is the same to the last bit. The native kernels have that property anyway.
         """
         tile, known = self._tile, chunk.tokens
         sequence, end = chunk.sequence, chunk.start + chunk.length

@@ -12,6 +12,7 @@ from typing import Any
 
 from foundling.core.hardware import Rates
 from foundling.core.units import human_bytes, human_count
+from foundling.corpus.sources import text_bytes
 from foundling.models import cost
 from foundling.models.config import ModelConfig
 from foundling.models.presets import preset
@@ -84,8 +85,8 @@ class Job:
 
 
 def _corpus(job: Job) -> Facts:
-    text = float(job.config.max_bytes or DEFAULT_CORPUS_BYTES)
-    job.estimate.seconds = SECONDS_PER_MB["corpus"] * text / 1e6
+    text = float(text_bytes(job.config))
+    job.estimate.seconds = 0.5 + SECONDS_PER_MB["corpus"] * text / 1e6
     job.estimate.memory = PROCESS_BYTES + 12 * text
     job.estimate.disk = 0.3 * text
     job.estimate.makes = f"{human_bytes(text)} of text"
