@@ -59,12 +59,23 @@ def test_a_life_that_cannot_fit_is_refused_with_the_numbers(tmp_path: Path, monk
 
 def test_a_life_that_fills_the_disk_is_refused_with_the_numbers(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    recipe = load_recipe("tiny", ["corpus.max_bytes=2000000000"])
+    recipe = load_recipe("tiny")
     plan = plan_life(recipe.name, resolve(recipe, store), store, SLOW)
-    assert plan.needed_disk > 1.7e9, "0.3 of the text as a corpus, two bytes for each token"
-    plan.free_disk = 1e9
-    with pytest.raises(FoundlingError, match=r"'tiny' needs about 1\.\d+ GB of disk, .* 'tokens'.* 1 GB are free"):
+    plan.free_disk = plan.needed_disk + 1
+    plan.refuse_if_too_large()
+    plan.free_disk = 1e6
+    with pytest.raises(FoundlingError, match=r"'tiny' needs about \d+\.?\d* MB of disk, .* 1 MB are free"):
         plan.refuse_if_too_large()
+
+
+def test_a_corpus_is_priced_by_the_size_of_its_files(tmp_path: Path) -> None:
+    """A user's few pages are not the tens of megabytes that are installed, and their gigabytes are no less."""
+    (tmp_path / "a.txt").write_text("word " * 40_000)
+    (tmp_path / "b.txt").write_text("word " * 60_000)
+    spec = {"corpus": {"stage": "corpus", "data": [str(tmp_path / "*.txt")]}}
+    recipe, store = check_recipe({"name": "own", "stages": spec}, "own"), Store(tmp_path / "store")
+    stage = plan_life("own", resolve(recipe, store), store, SLOW).stages[0]
+    assert stage.makes == "500 KB of text" and stage.disk == pytest.approx(150_000)
 
 
 def test_facts_flow_along_the_recipe_and_not_down_its_page(tmp_path: Path) -> None:
