@@ -66,7 +66,7 @@ def ours(module: LanguageModel, bits: int, most: int) -> Contender:
     engine = Engine(module, None, max_batch=most)
 
     def run(asked: list[list[int]], new: int) -> None:
-        engine.weights_changed()  # no reuse from an earlier round
+        engine.clear_cache()  # no reuse from an earlier round
         params = SamplingParams(max_tokens=new, ignore_eos=True)
         engine.generate([Request(prompt, params) for prompt in asked])
 
@@ -141,7 +141,7 @@ def shared_prefix(module: LanguageModel, rounds: int) -> None:
     times: dict[str, list[float]] = {name: [] for name in asked}
     for _ in range(rounds):
         for name, requests in asked.items():
-            engine.weights_changed()
+            engine.clear_cache()
             times[name].append(seconds(lambda requests=requests: engine.generate(requests)))
     reused, fresh = statistics.median(times["shared"]), statistics.median(times["not"])
     print(f"16 requests, 448 + 16 tokens in, 8 out: {reused:.2f} s shared, {fresh:.2f} s not: {fresh / reused:.1f}x")

@@ -202,7 +202,7 @@ def engine_alone(model: foundling.Model, asked: list[Question]) -> float:
         )
         for question in asked
     ]
-    model.engine.weights_changed()  # no reuse from earlier rounds
+    model.engine.clear_cache()  # no reuse from earlier rounds
     begin = time.perf_counter()
     model.engine.generate(requests)
     return sum(question.tokens for question in asked) / (time.perf_counter() - begin)

@@ -104,7 +104,7 @@ def speed(module: LanguageModel, tokenizer: Tokenizer) -> dict[str, float]:
     for name, ids, count in (("prefill", prompt, 1), ("decode", prompt[:1], length)):
         request = Request(ids, SamplingParams(max_tokens=count, ignore_eos=True))
         for _ in range(2):
-            engine.weights_changed()  # or the prompt would be found in the cache
+            engine.clear_cache()  # or the prompt would be found in the cache
             started = time.perf_counter()
             engine.generate([request])
         tokens = len(ids) if name == "prefill" else count

@@ -55,7 +55,7 @@ class LocalAnswerer(Answerer):
 
     def new_block(self) -> None:
         """Drop the prefix cache: a resumed run must see the caches an undisturbed one saw."""
-        self.engine.weights_changed()
+        self.engine.clear_cache()
 
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
         """One answer per request, in order."""

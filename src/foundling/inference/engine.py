@@ -238,9 +238,14 @@ class Engine:
         self.runner.adapters.unload(name)
         del self._roots[name]
 
-    def weights_changed(self) -> None:
-        """Forget all cached keys and values: they were computed with other weights. Running requests are recomputed."""
+    def clear_cache(self) -> None:
+        """Forget all cached keys and values, and encoders' outputs. Running requests are recomputed."""
         self.scheduler.restart()
+        self.runner.encodings.clear()
+
+    def weights_changed(self) -> None:
+        """Forget what was computed with other weights: the cache, and the kernels' own form of the weights."""
+        self.clear_cache()
         self.runner.weights_changed()
         if self._stepper.proposer is not None:
             self._stepper.proposer.weights_changed()

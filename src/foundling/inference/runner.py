@@ -172,7 +172,6 @@ class Runner:
         if self.device.type == "cpu" and not self._autocast and not self._int8_cache:
             self._forward = native(self.module) or self.module
         self.adapters.refresh()
-        self.encodings.clear()
 
     def precision(self) -> AbstractContextManager[object]:
         """Autocast, if the pass is to run in another precision than the weights'."""

@@ -159,6 +159,23 @@ def test_a_nan_stays_a_nan() -> None:
         assert y[1].isnan().all() and y[[0, 2]].isfinite().all()
 
 
+@pytest.mark.parametrize("values", [Scheme(bits=8, group_size=32), Scheme(bits=8, group_size=16), None], ids=str)
+def test_layers_of_different_bits(values: Scheme | None) -> None:
+    """Guards against reading one layer's inputs as another's weights want them, in a model of mixed precision."""
+    module = tiny()
+    for block in module.blocks:
+        for part, names in ((block.mixer, ("q_proj", "k_proj", "v_proj", "o_proj")), (block.ffn, ("gate", "up", "down"))):
+            for name in names:
+                scheme = values if name in {"v_proj", "up"} else Scheme(bits=4, group_size=32)
+                if scheme:
+                    setattr(part, name, quantize_linear(getattr(part, name), scheme))
+    decoder = native(module)
+    assert (decoder is not None) == (values is not None and values.group_size == 32)
+    expected = play(module, module.hidden, WHOLE, TOKENS)
+    got = play(module, (decoder or module).hidden, WHOLE, TOKENS)
+    assert (got - expected).norm() < 0.1 * expected.norm(), "but for the rounding of inputs to 8 bits"
+
+
 def test_what_it_does_not_know_is_left_to_the_module() -> None:
     """Guards against silently wrong numbers for architectures and weights that the kernels were not made for."""
     module = tiny()

@@ -48,7 +48,8 @@ class NativeDecoder:
 
     def __init__(self, module: LanguageModel, library: ctypes.CDLL, weights: dict[str, Weight]) -> None:
         self.module, self.library, self.weights = module, library, weights
-        self.tiles = tiles()
+        kinds = {weight.struct.kind for weight in weights.values()}
+        self.tiles = BF16 in kinds and tiles()
         self.config = module.config
         self.norms: list[Tensor] = []
         self.ropes: list[tuple[RopeConfig, int]] = []
@@ -206,6 +207,11 @@ def native(module: LanguageModel) -> NativeDecoder | None:
         if weight is None:
             return None
         weights[name] = weight
+    alike = (("q", "k", "v"), ("gate", "up"))  # read the same inputs, rounded once
+    for index in range(len(module.blocks)):
+        for names in alike:
+            if len({weights[f"{index}.{name}"].inputs for name in names}) > 1:
+                return None
     return NativeDecoder(module, library, weights)
 
 

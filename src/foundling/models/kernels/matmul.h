@@ -21,7 +21,7 @@ typedef struct {
     float *values;  /* (tokens, k) */
     void *codes;    /* (tokens, k) bfloat16 or int8 */
     float *scales;  /* (tokens, groups) */
-    int32_t *zeros; /* (tokens, groups): minus the group's sum of codes, times the weights' code for zero */
+    int32_t *zeros; /* (tokens, groups): minus the group's sum of codes, for each that the weights' zero is above 0 */
     int64_t k;
     int32_t group, kind;
     void *pairs; /* (tokens rounded up to 16, k) bfloat16 for `tiles.h`, or NULL: not to be used in this pass */
@@ -66,11 +66,11 @@ static void prepare_token(Inputs *in, int64_t token) {
     if (in->kind == BF16 && HALF_INPUTS) {
         for (int64_t i = 0; i < in->k; i += LANES) store_bf16((uint16_t *)in->codes + token * in->k + i, load(x + i));
     } else if (in->kind >= INT8) {
-        int groups = groups_of(in), zero = in->kind == INT8 ? 128 : 8;
+        int groups = groups_of(in);
         for (int g = 0; g < groups; g++) {
             int64_t at = token * groups + g, first = (int64_t)g * in->group;
             int8_t *q = (int8_t *)in->codes + token * in->k + first;
-            in->zeros[at] = -zero * round_group(x + first, q, in->group, in->scales + at);
+            in->zeros[at] = -round_group(x + first, q, in->group, in->scales + at);
         }
     }
 }
@@ -84,6 +84,8 @@ INLINE ivec dot4(ivec acc, ivec w, int32_t a) {
     return acc;
 #endif
 }
+
+#define ZERO(bits) (1 << ((bits) - 1)) /* the weights' code for zero */
 
 INLINE vec panel_scales(const uint8_t *p, int scale_bf16) {
     return scale_bf16 ? load_bf16((const uint16_t *)p) : load((const float *)p);
@@ -102,7 +104,7 @@ INLINE void int_tile(const Matrix *w, const Inputs *in, int64_t t0, int64_t p0, 
         const uint8_t *at = base + g * step;
         ivec acc[4][3];
         for (int t = 0; t < tokens; t++)
-            for (int p = 0; p < panels; p++) acc[t][p] = in->zeros[(t0 + t) * groups + g] - (ivec){0};
+            for (int p = 0; p < panels; p++) acc[t][p] = in->zeros[(t0 + t) * groups + g] * ZERO(bits) - (ivec){0};
         const int8_t *a = (const int8_t *)in->codes + t0 * in->k + (int64_t)g * in->group;
         for (int64_t i = 0; i < code_bytes; i += 64) {
             ivec codes[3];

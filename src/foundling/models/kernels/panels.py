@@ -22,6 +22,11 @@ class Weight:
         self.struct, self.keep = struct, keep
 
     @property
+    def inputs(self) -> tuple[int, int]:
+        """The form that a product wants its inputs in: the kind of numbers, and how many share a scale."""
+        return min(self.struct.kind, INT8), self.struct.group
+
+    @property
     def bytes(self) -> int:
         """What a product reads."""
         return sum(part.numel() * part.element_size() for part in self.keep if part is not None)
