@@ -167,10 +167,10 @@ class EngineLoop:
                 command()
 
     def _obey(self) -> bool:
-        """Carry out what waits in the queue; without work, wait for some. False: asked to stop."""
+        """Carry out what waits in the queue; without work, wait a while for some. False: asked to stop."""
         while True:
             try:
-                command = self.commands.get(block=not self.streams)
+                command = self.commands.get(block=not self.streams, timeout=TRIM_SECONDS)
             except queue.Empty:
                 return True
             if command is None:

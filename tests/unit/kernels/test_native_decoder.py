@@ -163,8 +163,9 @@ def test_a_nan_stays_a_nan() -> None:
 def test_layers_of_different_bits(values: Scheme | None) -> None:
     """Guards against reading one layer's inputs as another's weights want them, in a model of mixed precision."""
     module = tiny()
+    layers = {"mixer": ("q_proj", "k_proj", "v_proj", "o_proj"), "ffn": ("gate", "up", "down")}
     for block in module.blocks:
-        for part, names in ((block.mixer, ("q_proj", "k_proj", "v_proj", "o_proj")), (block.ffn, ("gate", "up", "down"))):
+        for part, names in ((getattr(block, key), names) for key, names in layers.items()):
             for name in names:
                 scheme = values if name in {"v_proj", "up"} else Scheme(bits=4, group_size=32)
                 if scheme:
