@@ -22,7 +22,7 @@ CHUNK_LOGITS = 1 << 21  # logits in one chunk: 8 MB in fp32, near the size of a 
 LEAST_CHUNK = 256  # positions: with fewer, reading a large head's weights costs more than multiplying by them
 # How many positions are scored changes from step to step. Rounded up, with positions of weight 0: a CPU's library
 # compiles its products anew for every shape and keeps up to a thousand of them, which took 15 MB more at every step.
-SAME_SHAPE = 64
+SAME_SHAPE = 128
 
 
 def next_token_loss(model: Any, batch: Batch, *, z_loss: float = 0.0) -> LossSum:
@@ -149,9 +149,10 @@ class _ChunkedLoss(torch.autograd.Function):
             grad_logits, loss = of_chunk(logits.detach(), part)
             grads = torch.autograd.grad(logits, [leaf, *wanted], grad_logits)
             grad_hidden[part] = grads[0]
-            for total_grad, grad in zip(sums, grads[1:], strict=True):
-                total_grad += grad
+            for index, total_grad in enumerate(sums, 1):
+                total_grad += grads[index]
             total += loss
+            del leaf, logits, grad_logits, grads  # or the next chunk's would lie beside them
         ctx.save_for_backward(grad_hidden, *sums)
         ctx.wants = [p.requires_grad for p in parameters]
         ctx.dtypes = [p.dtype for p in parameters]

@@ -18,6 +18,7 @@ from foundling.models.context import Context
 
 LONGEST = 512
 TILE = 128  # queries; fewer would make the products too small
+GRAIN = 64  # keys: a CPU's library keeps a compiled product for every shape, some MB each, and likes whole tiles
 Spans = list[tuple[int, int]]  # of each tile of queries the keys [first, end) that matter
 
 
@@ -42,7 +43,8 @@ def spans(mask: Tensor | None, time: int, ctx: Context | None) -> Spans:
         found = []
         for part in seen.split(TILE):
             keys = part.any(0).nonzero()[:, 0]
-            found.append((int(keys[0]), int(keys[-1]) + 1) if len(keys) else (0, 1))
+            first, last = (int(keys[0]), int(keys[-1])) if len(keys) else (0, 0)
+            found.append((first // GRAIN * GRAIN, min((last // GRAIN + 1) * GRAIN, time)))
         return found
 
     return ctx.once(("spans", id(mask)), find)
