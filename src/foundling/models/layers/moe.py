@@ -13,6 +13,8 @@ from foundling.models.context import Context
 from foundling.models.layers.mlp import ACTIVATIONS, MLP
 from foundling.models.routing import Routing
 
+GRAIN = 64  # choices of an expert in training: a CPU's library keeps a compiled product for every shape
+
 
 class MoE(nn.Module):
     """Sum over the chosen experts of weight * expert(x), plus a shared expert.
@@ -133,13 +135,26 @@ class Experts(nn.Module):
     def forward(self, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
         """x (tokens, dim), chosen and weights (tokens, top_k) -> (tokens, dim). One product per expert that is used."""
         order = chosen.flatten().argsort(stable=True)  # choices, expert by expert
-        token = order // chosen.shape[1]
         loads = torch.bincount(chosen.flatten(), minlength=self.gate.shape[0]).tolist()
+        count, shares = len(x), weights.flatten()
+        if x.device.type == "cpu" and torch.is_grad_enabled():  # one more token, of zeros, which has the spare choices
+            order, loads = _whole_tiles(order, loads, chosen.numel())
+            x, shares = torch.cat((x, x.new_zeros(1, x.shape[1]))), torch.cat((shares, shares.new_zeros(1)))
+        token = order // chosen.shape[1]
         parts = x[token].split(loads)
         outputs = [self._expert(e, part) for e, part in enumerate(parts) if part.shape[0]]
-        scaled = torch.cat(outputs) * weights.flatten()[order].unsqueeze(1).to(x.dtype)
-        return torch.zeros_like(x, dtype=scaled.dtype).index_add(0, token, scaled)
+        scaled = torch.cat(outputs) * shares[order].unsqueeze(1).to(x.dtype)
+        return torch.zeros_like(x, dtype=scaled.dtype).index_add(0, token, scaled)[:count]
 
     def _expert(self, e: int, x: Tensor) -> Tensor:
         hidden = self.activation(F.linear(x, self.gate[e])) * F.linear(x, self.up[e])
         return F.linear(hidden, self.down[e])
+
+
+def _whole_tiles(order: Tensor, loads: list[int], spare: int) -> tuple[Tensor, list[int]]:
+    """Each expert's choices, followed by `spare` up to a multiple of GRAIN; and how many they are now."""
+    missing = [-load % GRAIN for load in loads]
+    parts = [
+        part for own, n in zip(order.split(loads), missing, strict=True) for part in (own, own.new_full((n,), spare))
+    ]
+    return torch.cat(parts), [load + n for load, n in zip(loads, missing, strict=True)]
