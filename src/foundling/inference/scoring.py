@@ -73,10 +73,9 @@ def _append(logits: Tensor, owners: list[tuple[Scoring, int]]) -> None:
         scoring.logprobs.append(logprob)
         scoring.greedy.append(is_greedy)
     most = max(scoring.alternatives for scoring, _ in owners)
-    if most:
-        tops = top_logprobs(logits, logits.logsumexp(-1), most)
-        for (scoring, _), top in zip(owners, tops, strict=True):
-            scoring.top_logprobs.append(dict(list(top.items())[: scoring.alternatives]))
+    tops = top_logprobs(logits, logits.logsumexp(-1), most) if most else [{}] * len(owners)
+    for (scoring, _), top in zip(owners, tops, strict=True):
+        scoring.top_logprobs.append(dict(list(top.items())[: scoring.alternatives]))
 
 
 def top_logprobs(logits: Tensor, total: Tensor, k: int) -> list[dict[int, float]]:

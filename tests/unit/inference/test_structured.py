@@ -67,10 +67,11 @@ def test_forced_tokens_have_the_logprobs_of_the_model(module: LanguageModel, tok
             assert done.top_logprobs is not None and len(done.top_logprobs) == len(done.tokens)
 
 
-def test_streamed_pieces_are_the_whole_answer(module: LanguageModel, tokenizer: Tokenizer) -> None:
-    """Guards against forced tokens that no event carries."""
+@pytest.mark.parametrize("alternatives", [0, 1])
+def test_streamed_pieces_are_the_whole_answer(module: LanguageModel, tokenizer: Tokenizer, alternatives: int) -> None:
+    """Guards against forced tokens that no event carries, or without their (perhaps empty) alternatives."""
     engine = Engine(module, tokenizer)
-    params = SamplingParams(max_tokens=110, temperature=1.5, seed=1, grammar=json_schema(PERSON), logprobs=1)
+    params = SamplingParams(max_tokens=110, temperature=1.5, seed=1, grammar=json_schema(PERSON), logprobs=alternatives)
     engine.add(Request([1, 2, 3], params, id="a"))
     text, tokens, logprobs, tops = "", [], [], []
     while not engine.scheduler.idle:
