@@ -22,7 +22,7 @@ SCORED = {"masked_diffusion": 0.5, "prefix_lm": 0.5}  # share of the tokens that
 LONGEST_SCORES = 512  # tokens of a row up to which a CPU keeps attention's weights (`models/layers/short_attention.py`)
 FUSED_KEYS = 3000  # what each token costs the fused kernel on a CPU, beside its keys, in keys
 START_SECONDS, SAVE_RATE = 0.9, 500e6
-KEPT = {"moe": 6.0, "mamba2": 3.2, "mamba": 2.0, "rwkv7": 4.5}  # times what `cost.py` counts is held in training
+KEPT = {"moe": 2.5, "mamba2": 3.4, "mamba": 2.0, "rwkv7": 4.5}  # times what `cost.py` counts is held in training
 PROCESS_BYTES = 410e6  # Python, torch and the libraries it loads
 ALLOCATOR = 1.3  # memory of a backward pass over the activations kept for it: gradients of them, and holes
 
@@ -57,13 +57,13 @@ class StepWork:
 FACTORS = StepWork(
     products=1.1,
     attention=1.5,
-    fused=2.9,
-    traffic=9.4,
-    logits=10.2,
+    fused=2.0,
+    traffic=5.9,
+    logits=7.6,
     optimizer=1.0,
-    orthogonal=4.0,
-    scan=0.5,
-    launches=5.1e-3,
+    orthogonal=1.7,
+    scan=0.57,
+    launches=5.2e-3,
 )
 
 
