@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from foundling.core.hardware import Rates
@@ -123,8 +124,14 @@ def _fine_tune(job: Job) -> Facts:
     if model is None:
         return Facts()
     rows = config.batch_size * config.context
-    tokens = config.steps * rows or config.epochs * getattr(config, "examples", 1000) * TOKENS_PER_EXAMPLE
-    return _training(job, model, tokens)
+    pair = 2 if job.estimate.verb == "prefer" else 1  # each of its examples is two answers
+    return _training(job, model, config.steps * rows or config.epochs * pair * _example_tokens(config))
+
+
+def _example_tokens(config: Any) -> float:
+    """Tokens of the user's own files, as they lie; else of so many worked expressions."""
+    sizes = sum(Path(name).stat().st_size for name in config.data if Path(name).is_file())
+    return sizes / BYTES_PER_TOKEN or getattr(config, "examples", 1000) * TOKENS_PER_EXAMPLE
 
 
 def _reinforce(job: Job) -> Facts:

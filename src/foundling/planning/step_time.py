@@ -73,6 +73,8 @@ def step_work(model: ModelConfig, config: TrainingConfig, rates: Rates) -> StepW
     passes = config.batch_size / _rows(config)
     rate = rates.small_matmul(config.precision)
     again = {"none": 3.0, "alternate": 3.5, "all": 4.0}[config.recompute]  # forward is one, backward two
+    frozen = _frozen(config)
+    spared = 1.0 if frozen else 0.0  # passes: the gradients of weights that only carry an adapter
     scored = scored_share(config)
     parts = cost.parts(model)
     weights = sum(part.matmul_weights for part in parts)
@@ -81,18 +83,24 @@ def step_work(model: ModelConfig, config: TrainingConfig, rates: Rates) -> StepW
     mixers = [block.mixer for block in model.blocks if isinstance(block.mixer, AttentionConfig)]
     held = all(_keeps_scores(mixer, config.context) for mixer in mixers)
     kept = sum(part.activations for part in parts) + 4 * model.dim * len(model.blocks) + _more_kept(model)
-    n = cost.n_parameters(model)
+    products = (again - spared) * weights + (3 - spared) * scored * model.dim * model.vocab_size
+    update = 2 * state_bytes(model, config.optimizer) + cost.n_parameters(model) * 4 * (3 + 2 * passes)
     return StepWork(
-        products=(again * weights + 3 * scored * model.dim * model.vocab_size) * 2 * tokens / rate,
+        products=products * 2 * tokens / rate,
         attention=again * keys * tokens / rate if held else 0.0,
         fused=0.0 if held else again * (keys + FUSED_KEYS * per_key) * tokens / rate,
         traffic=kept * again / 3 * tokens / rates.elementwise,
         logits=scored * tokens * model.vocab_size / rates.softmax,
-        optimizer=(2 * state_bytes(model, config.optimizer) + n * 4 * (3 + 2 * passes)) / rates.bandwidth,
-        orthogonal=_muon_flops(model) / rate if config.optimizer == "muon" else 0.0,
+        optimizer=0.0 if frozen else update / rates.bandwidth,
+        orthogonal=_muon_flops(model) / rate if config.optimizer == "muon" and not frozen else 0.0,
         scan=sum(part.state_values for part in parts) * tokens * again / 3 / rates.elementwise,
         launches=passes * len(parts),
     )
+
+
+def _frozen(config: TrainingConfig) -> bool:
+    """Whether only an adapter is trained, which is small: the model's own weights have no gradients and no state."""
+    return getattr(config, "adapter", None) is not None
 
 
 def _rows(config: TrainingConfig) -> int:
@@ -143,7 +151,8 @@ def planned_memory(model: ModelConfig, config: TrainingConfig) -> float:
     """
     width = 2 if config.precision == "bf16" else 4
     tokens = _rows(config) * config.context
-    held = cost.weight_bytes(model, 4) + state_bytes(model, config.optimizer)
+    trained = 0.0 if _frozen(config) else 1.0
+    held = cost.weight_bytes(model, 4) + trained * state_bytes(model, config.optimizer)
     held += cost.weight_bytes(model, 2) if config.precision == "bf16" else 0
     recompute = config.recompute == "all"
     kept = cost.activation_bytes(model, tokens, width, checkpointed=recompute, logit_tokens=logit_tokens(model, tokens))
@@ -151,7 +160,7 @@ def planned_memory(model: ModelConfig, config: TrainingConfig) -> float:
     kept += _more_kept(model) / (len(model.blocks) if recompute else 1) * tokens * width
     if recompute:  # beside the block that is recomputed, the gradients of one
         kept += sum(part.activations for part in cost.parts(model)) / len(model.blocks) * tokens * width
-    gradients = cost.weight_bytes(model, 4) + 2 * 4.0 * model.vocab_size * model.dim
+    gradients = trained * (cost.weight_bytes(model, 4) + 2 * 4.0 * model.vocab_size * model.dim)
     return PROCESS_BYTES + held + gradients + ALLOCATOR * kept
 
 
