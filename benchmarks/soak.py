@@ -6,8 +6,8 @@ bodies, valid and not, from the server's OpenAPI.
 
 Passes (exit 0) if every accepted request was answered, nothing was answered with 500 or a traceback, the p99 of /health
 (asked from a process of its own) stays under 100 ms, no request or cache block is held afterwards, and nothing leaks:
-at rest after the run the server holds less than 2% more than at rest before it, both after a warm-up of the same abuse.
-(Under load memory is mostly what is in flight, up to a quarter of it, and says little of what stays.) The cache is kept
+at rest after the run the server holds less than 2% more than at rest before it, and before it came as long a warm-up
+of the same abuse. (Under load memory is mostly what is in flight, which says little of what stays.) The cache is kept
 small (16384 tokens): it is memory that is touched as it is first used, and a small one is soon full.
 
     pip install -e '.[soak]'
@@ -230,7 +230,7 @@ async def bout(play: Abuse, clients: int, seconds: float, url: str, server: psut
 
 async def abuse(arguments: argparse.Namespace, url: str, server: psutil.Process, folder: Path) -> bool:
     play, seconds, report = Abuse(url, arguments.seed), 60 * arguments.minutes, folder / "schemathesis.txt"
-    await bout(play, arguments.clients, seconds / 2, url, server, report)
+    await bout(play, arguments.clients, seconds, url, server, report)
     before, _ = await at_rest(play, server)
     seen = await bout(play, arguments.clients, seconds, url, server, report)
     after, left = await at_rest(play, server)

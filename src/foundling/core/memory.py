@@ -8,10 +8,11 @@ import os
 import sys
 from collections.abc import Iterator
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # malloc.h
 LARGEST = (1 << 31) - 1
 USUAL = 1 << 22
 SMALL = 1 << 18
+HEAPS = 4
 
 
 @contextlib.contextmanager
@@ -35,16 +36,17 @@ def freed_memory_returned() -> Iterator[None]:
 
 
 def stay_small() -> None:
-    """For a process that is to run for weeks: large blocks are returned when freed, and few compiled kernels are kept.
+    """For a process that runs for weeks: freed blocks are returned, heaps shared, few compiled kernels kept.
 
-    oneDNN compiles a kernel for each shape and keeps 1024: with prompts of every length that is gigabytes. It reads the
-    number when it is first used; one that the user has set stays.
+    Otherwise every thread fills a heap of its own, and oneDNN keeps 1024 kernels of some MB, one for every shape it has
+    met: prompts have every length. It reads the number when it is first used; one that the user has set stays.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
     mallopt = getattr(_glibc(), "mallopt", None)
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, USUAL)
         mallopt(M_TRIM_THRESHOLD, USUAL)
+        mallopt(M_ARENA_MAX, HEAPS)
 
 
 def return_freed_memory() -> None:
