@@ -153,7 +153,7 @@ class Scheduler:
             self.waiting.remove(sequence)
 
     def restart(self) -> None:
-        """Forget everything computed so far (the weights have changed); running sequences will be recomputed."""
+        """Forget everything computed so far; running sequences will be recomputed."""
         while self.running:
             self._preempt(self.running[-1])
         self.blocks.forget()

@@ -35,7 +35,7 @@ class Proposer(Protocol):
         ...
 
     def weights_changed(self) -> None:
-        """Whatever was computed with the engine's old cache is gone."""
+        """The engine's weights are others now."""
         ...
 
 

@@ -17,7 +17,7 @@ from foundling.corpus.sources import text_bytes
 from foundling.models import cost
 from foundling.models.config import ModelConfig
 from foundling.models.presets import preset
-from foundling.planning.step_time import PROCESS_BYTES, planned_memory, state_bytes, step_seconds
+from foundling.planning.step_time import PROCESS_BYTES, kept_state, planned_memory, step_seconds
 
 # Seconds for each megabyte of text, measured on two cores.
 SECONDS_PER_MB = {"corpus": 0.34, "tokenizer": 0.21, "tokenize": 0.015}
@@ -124,14 +124,15 @@ def _fine_tune(job: Job) -> Facts:
     if model is None:
         return Facts()
     rows = config.batch_size * config.context
-    pair = 2 if job.estimate.verb == "prefer" else 1  # each of its examples is two answers
-    return _training(job, model, config.steps * rows or config.epochs * pair * _example_tokens(config))
+    answers = 2 if job.estimate.verb in ("prefer", "reward") else 1  # that an example has
+    return _training(job, model, answers * config.steps * rows or config.epochs * _tokens(config, answers))
 
 
-def _example_tokens(config: Any) -> float:
+def _tokens(config: Any, answers: int) -> float:
     """Tokens of the user's own files, as they lie; else of so many worked expressions."""
-    sizes = sum(Path(name).stat().st_size for name in config.data if Path(name).is_file())
-    return sizes / BYTES_PER_TOKEN or getattr(config, "examples", 1000) * TOKENS_PER_EXAMPLE
+    files = [Path(name).expanduser() for name in config.data]
+    given = sum(file.stat().st_size for file in files if file.is_file())
+    return given / BYTES_PER_TOKEN or answers * getattr(config, "examples", 1000) * TOKENS_PER_EXAMPLE
 
 
 def _reinforce(job: Job) -> Facts:
@@ -171,7 +172,7 @@ def _training(job: Job, model: ModelConfig, tokens: float, config: Any = None) -
     job.estimate.seconds = START_SECONDS + tokens * per_token
     job.estimate.memory = planned_memory(model, config)
     job.estimate.disk = 4.0 * cost.n_parameters(model)
-    job.estimate.checkpoint = 4.0 * cost.n_parameters(model) + state_bytes(model, config.optimizer)
+    job.estimate.checkpoint = 4.0 * cost.n_parameters(model) + kept_state(model, config)
     job.estimate.makes = f"{human_count(cost.n_parameters(model))} parameters"
     return Facts(vocab_size=model.vocab_size, model=model)
 

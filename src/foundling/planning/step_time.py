@@ -99,8 +99,13 @@ def step_work(model: ModelConfig, config: TrainingConfig, rates: Rates) -> StepW
 
 
 def _frozen(config: TrainingConfig) -> bool:
-    """Whether only an adapter is trained, which is small: the model's own weights have no gradients and no state."""
-    return getattr(config, "adapter", None) is not None
+    """Whether only an adapter or a head is trained: the model's weights then have no gradients and no state."""
+    return getattr(config, "adapter", None) is not None or getattr(config, "freeze", False)
+
+
+def kept_state(model: ModelConfig, config: TrainingConfig) -> float:
+    """Bytes of the optimizer's float32 state in this training."""
+    return 0.0 if _frozen(config) else state_bytes(model, config.optimizer)
 
 
 def _rows(config: TrainingConfig) -> int:
@@ -129,7 +134,7 @@ def _muon_flops(model: ModelConfig) -> float:
 
 def planned_seconds(model: ModelConfig, config: TrainingConfig, rates: Rates) -> float:
     """Wall time of a whole training: its steps, the dry run, building the model and the last checkpoint."""
-    saved = (cost.weight_bytes(model, 4) + state_bytes(model, config.optimizer)) / SAVE_RATE
+    saved = (cost.weight_bytes(model, 4) + kept_state(model, config)) / SAVE_RATE
     return START_SECONDS + saved + (config.steps + 1) * step_seconds(model, config, rates)
 
 
@@ -151,8 +156,7 @@ def planned_memory(model: ModelConfig, config: TrainingConfig) -> float:
     """
     width = 2 if config.precision == "bf16" else 4
     tokens = _rows(config) * config.context
-    trained = 0.0 if _frozen(config) else 1.0
-    held = cost.weight_bytes(model, 4) + trained * state_bytes(model, config.optimizer)
+    held = cost.weight_bytes(model, 4) + kept_state(model, config)
     held += cost.weight_bytes(model, 2) if config.precision == "bf16" else 0
     recompute = config.recompute == "all"
     kept = cost.activation_bytes(model, tokens, width, checkpointed=recompute, logit_tokens=logit_tokens(model, tokens))
@@ -160,8 +164,8 @@ def planned_memory(model: ModelConfig, config: TrainingConfig) -> float:
     kept += _more_kept(model) / (len(model.blocks) if recompute else 1) * tokens * width
     if recompute:  # beside the block that is recomputed, the gradients of one
         kept += sum(part.activations for part in cost.parts(model)) / len(model.blocks) * tokens * width
-    gradients = trained * (cost.weight_bytes(model, 4) + 2 * 4.0 * model.vocab_size * model.dim)
-    return PROCESS_BYTES + held + gradients + ALLOCATOR * kept
+    gradients = cost.weight_bytes(model, 4) + 2 * 4.0 * model.vocab_size * model.dim
+    return PROCESS_BYTES + held + (0.0 if _frozen(config) else gradients) + ALLOCATOR * kept
 
 
 def _more_kept(model: ModelConfig) -> float:

@@ -168,14 +168,16 @@ class EngineLoop:
 
     def _obey(self) -> bool:
         """Carry out what waits in the queue; without work, wait a while for some. False: asked to stop."""
+        wait = not self.streams
         while True:
             try:
-                command = self.commands.get(block=not self.streams, timeout=TRIM_SECONDS)
+                command = self.commands.get(block=wait, timeout=TRIM_SECONDS)
             except queue.Empty:
                 return True
             if command is None:
                 return False
             command()
+            wait = False
 
     def _deliver(self, events: list[Event]) -> None:
         mail: dict[Any, list[Event]] = {}

@@ -99,7 +99,7 @@ def chunked_loss(hidden: Tensor, model: Any, loss: Callable[[Tensor, slice], Ten
 
 def chunk_size(vocab: int) -> int:
     """Positions whose logits are held at once."""
-    return max(LEAST_CHUNK, CHUNK_LOGITS // vocab)
+    return max(LEAST_CHUNK, CHUNK_LOGITS // vocab // SAME_SHAPE * SAME_SHAPE)
 
 
 def head_parameters(model: Any) -> list[Tensor]:

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foundling.models.config import (
@@ -281,6 +282,27 @@ def test_moe(case: str) -> None:
         if config.shared_hidden:
             expected += slow_gated(token, layer.shared.gate.weight, layer.shared.up.weight, layer.shared.down.weight)
         torch.testing.assert_close(out[i], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_moe_learns_in_whole_tiles() -> None:
+    """Training rounds the experts' loads up: neither answers nor gradients may change, nor for an idle expert."""
+    layer, x = filled(MoE(MOES["softmax"], DIM)).train(), random(10, 9, DIM).requires_grad_()
+    with torch.no_grad():
+        layer.router.weight[0] += 3 * x.detach().flatten(0, 1).mean(0)
+        layer.router.weight[1] = -layer.router.weight[0]
+    out = layer(x, Context.full(10, 9))
+    tokens, experts = x.flatten(0, 1), layer.experts
+    weights, chosen = (F.linear(tokens, layer.router.weight)).softmax(-1).topk(2)
+    expected = torch.zeros_like(tokens)
+    for e in range(5):
+        hidden = F.silu(F.linear(tokens, experts.gate[e])) * F.linear(tokens, experts.up[e])
+        share = (weights * (chosen == e)).sum(-1, keepdim=True)
+        expected = expected + share * F.linear(hidden, experts.down[e])
+    torch.testing.assert_close(out.flatten(0, 1), expected, atol=1e-5, rtol=1e-5)
+    wanted = [x, *experts.parameters(), layer.router.weight]
+    ours, theirs = (torch.autograd.grad(y.square().sum(), wanted) for y in (out, expected))
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
 def test_routing_losses_capacity_and_statistics() -> None:

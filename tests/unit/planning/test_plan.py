@@ -78,6 +78,29 @@ def test_a_corpus_is_priced_by_the_size_of_its_files(tmp_path: Path) -> None:
     assert stage.makes == "500 KB of text" and stage.disk == pytest.approx(150_000)
 
 
+def test_fine_tuning_is_priced_by_its_files_and_what_it_trains(tmp_path: Path) -> None:
+    """A few examples are not a thousand, and an adapter leaves the base without gradients and optimizer state."""
+    data, adapter = tmp_path / "pairs.jsonl", {"method": "lora"}
+    data.write_text("x" * 34_000)
+    base = {"stage": "pretrain", "inputs": {"tokens": "tokens"}, "preset": "foundling-12m", "steps": 10}
+    tune = {"stage": "sft", "inputs": {"base": "base"}, "data": [str(data)], "epochs": 1}
+    spec = {
+        "corpus": {"stage": "corpus", "max_bytes": 1_000_000},
+        "tokenizer": {"stage": "tokenizer", "inputs": {"corpus": "corpus"}, "vocab_size": 512},
+        "tokens": {"stage": "tokenize", "inputs": {"corpus": "corpus", "tokenizer": "tokenizer"}},
+        "base": base,
+        "once": tune,
+        "thrice": {**tune, "epochs": 3},
+        "lora": {**tune, "adapter": adapter},
+        "usual": {**tune, "data": ["expressions"]},
+    }
+    recipe, store = check_recipe({"name": "own", "stages": spec}, "own"), Store(tmp_path / "store")
+    once, thrice, lora, usual = plan_life("own", resolve(recipe, store), store, SLOW).stages[-4:]
+    assert thrice.seconds - once.seconds == pytest.approx(2 * (once.seconds - 4.0)), "4 s to start"
+    assert lora.seconds < once.seconds < usual.seconds
+    assert lora.memory < once.memory - 3 * 4 * 12e6 / 2 and lora.checkpoint < once.checkpoint
+
+
 def test_facts_flow_along_the_recipe_and_not_down_its_page(tmp_path: Path) -> None:
     """Each stage is priced from its own inputs: the last model or corpus of the page may be another's."""
     spec = {

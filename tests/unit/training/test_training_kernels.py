@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from foundling.models.context import Context
 from foundling.models.layers.norm import RMSNormInTraining
 from foundling.models.layers.short_attention import short_attention
 
@@ -23,22 +24,24 @@ def test_rms_norm_gradients() -> None:
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 6])
 @pytest.mark.parametrize("masked", [False, True])
-def test_short_attention_equals_torch(kv_heads: int, masked: bool) -> None:
-    """Stacking the query heads of a group must not mix up heads, rows or times, with or without a mask."""
-    rows, time, heads, dim = 3, 7, 6, 4
+@pytest.mark.parametrize("time", [7, 200])
+def test_short_attention_equals_torch(kv_heads: int, masked: bool, time: int) -> None:
+    """Stacking the query heads of a group must not mix up heads, rows or times; nor cut off keys that are seen."""
+    rows, heads, dim = 3, 6, 4
     torch.manual_seed(0)
     q = torch.randn(rows, time, heads, dim, requires_grad=True)
     k, v = (torch.randn(rows, time, kv_heads, dim, requires_grad=True) for _ in range(2))
     visible = torch.ones(time, time).tril().bool().expand(rows, 1, time, time).clone()
     if masked:
         visible[1, :, 4:, :4] = False
+        visible[:, :, 150:, :140] = False  # two documents in a row: the second's tiles leave keys out
     bias = torch.zeros(visible.shape).masked_fill_(~visible, -torch.inf) if masked else None
 
     def reference(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         return F.scaled_dot_product_attention(q, k, v, attn_mask=visible, enable_gqa=True).transpose(1, 2)
 
-    ours, theirs = short_attention(q, k, v, bias), reference(q, k, v)
+    ours, theirs = short_attention(q, k, v, bias, Context.full(rows, time)), reference(q, k, v)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
     grad = torch.randn_like(ours)
     for a, b in zip(*(torch.autograd.grad(o, (q, k, v), grad) for o in (ours, theirs)), strict=True):
