@@ -91,7 +91,8 @@ def _flag_type(annotation: Any) -> Any:
         return _flag_type(options[0])
     if annotation in _SIMPLE or get_origin(annotation) is Literal:
         return annotation
-    if get_origin(annotation) in (list, tuple) and options and options[0] in (str, int, float):
+    listed = get_origin(annotation) in (list, tuple) and bool(options)
+    if listed and (options[0] in (str, int, float) or get_origin(options[0]) is Literal):
         return list[options[0]]  # type: ignore[valid-type]
     return str
 

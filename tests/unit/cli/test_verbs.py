@@ -135,3 +135,10 @@ def test_a_slow_rate_is_not_zero() -> None:
     bar.started -= 100
     bar.done = 2
     assert "0.02/s" in bar._info() and "6m40s left" in bar._info()
+
+
+def test_several_choices_follow_one_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--roads zero-shot lora` is what a user tries first; a misspelt one is answered with the nearest."""
+    with pytest.raises(SystemExit) as ended:
+        main(["adapt", "nowhere", "--data", "none.jsonl", "--roads", "zero-shot", "classifer"])
+    assert ended.value.code == 2 and 'Did you mean "classifier"' in capsys.readouterr().err
