@@ -286,13 +286,14 @@ def test_moe(case: str) -> None:
 
 def test_moe_learns_in_whole_tiles() -> None:
     """Training rounds the experts' loads up: neither answers nor gradients may change, nor for an idle expert."""
-    layer, x = filled(MoE(MOES["softmax"], DIM)).train(), random(10, 9, DIM).requires_grad_()
+    layer, x = filled(MoE(MOES["softmax"], DIM)).train(), (random(10, 9, DIM) + 1).requires_grad_()
     with torch.no_grad():
-        layer.router.weight[0] += 3 * x.detach().flatten(0, 1).mean(0)
-        layer.router.weight[1] = -layer.router.weight[0]
+        layer.router.weight[0], layer.router.weight[1] = 1.0, -1.0  # all choose the first, none the second
     out = layer(x, Context.full(10, 9))
     tokens, experts = x.flatten(0, 1), layer.experts
     weights, chosen = (F.linear(tokens, layer.router.weight)).softmax(-1).topk(2)
+    loads = torch.bincount(chosen.flatten(), minlength=5)
+    assert loads.max() > 64 and loads.min() == 0, loads
     expected = torch.zeros_like(tokens)
     for e in range(5):
         hidden = F.silu(F.linear(tokens, experts.gate[e])) * F.linear(tokens, experts.up[e])

@@ -21,7 +21,7 @@ typedef struct {
     float *values;  /* (tokens, k) */
     void *codes;    /* (tokens, k) bfloat16 or int8 */
     float *scales;  /* (tokens, groups) */
-    int32_t *zeros; /* (tokens, groups): minus the group's sum of codes; times the weights' code for zero, what is too much */
+    int32_t *zeros; /* (tokens, groups): minus the group's sum of codes, as weights' codes are ZERO(bits) too high */
     int64_t k;
     int32_t group, kind;
     void *pairs; /* (tokens rounded up to 16, k) bfloat16 for `tiles.h`, or NULL: not to be used in this pass */
