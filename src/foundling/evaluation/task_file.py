@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,7 +64,9 @@ class Extract(Config):
 
     pattern: str | None = option(None, "regular expression; null: the whole text")
     take: Literal["first", "last"] = option("first", "which match")
-    match: Literal["exact", "numeric", "f1", "contains", "bleu", "chrf", "rouge-l", "supported"] = option(
+    match: Literal[
+        "exact", "numeric", "f1", "contains", "bleu", "chrf", "rouge-1", "rouge-2", "rouge-l", "supported"
+    ] = option(
         "exact", "how it is compared with the truth; supported: share of its sentences found in the accepted texts"
     )
     ignore: tuple[str, ...] = option((), "regular expressions removed from both before comparing")
@@ -181,9 +184,12 @@ def task_class(reference: str) -> Any:
 
 
 def data_path(data: Data, folder: Path) -> Path:
-    """The local file of a data source, downloaded from the hub if it is there."""
+    """The local file of a data source; one of the hub is `FOUNDLING_DATA/<hub>/<file>`, or else downloaded."""
     if data.hub is None:
         return find_file(data.file, folder)
+    local = Path(os.environ.get("FOUNDLING_DATA", "")) / data.hub / data.file
+    if local.is_file():
+        return local
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -191,7 +197,8 @@ def data_path(data: Data, folder: Path) -> Path:
         return Path(hf_hub_download(data.hub, data.file, repo_type="dataset", revision=data.revision))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         what = f"{data.file!r} of the hub data set {data.hub!r} cannot be had"
-        raise FoundlingError(what, str(error).splitlines()[0]) from None
+        fix = f"Where there is no network, put the file at FOUNDLING_DATA/{data.hub}/{data.file}"
+        raise FoundlingError(what, str(error).splitlines()[0], fix) from None
 
 
 def rows_of(data: Data, folder: Path) -> list[Row]:

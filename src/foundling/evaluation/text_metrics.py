@@ -1,4 +1,4 @@
-"""BLEU, chrF and ROUGE-L of generated text, by the libraries that define them (extra `foundling[text-metrics]`)."""
+"""BLEU, chrF and ROUGE of generated text, by the libraries that define them (extra `foundling[text-metrics]`)."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from foundling.core.errors import FoundlingError
 
-NAMES = ("bleu", "chrf", "rouge-l")
+NAMES = ("bleu", "chrf", "rouge-1", "rouge-2", "rouge-l")
 
 
 def sentence_score(name: str, answer: str, accepted: Sequence[str]) -> float:
     """One answer against its references, 0 to 1. BLEU is smoothed and uses the orders that short texts have."""
-    if name == "rouge-l":
-        return _rouge(answer, accepted)
+    if name.startswith("rouge"):
+        return _rouge(name, answer, accepted)
     sacrebleu = _sacrebleu()
     if name == "bleu":
         return float(sacrebleu.sentence_bleu(answer, list(accepted)).score) / 100
@@ -38,10 +38,11 @@ def _sacrebleu():  # type: ignore[no-untyped-def]
     return sacrebleu
 
 
-def _rouge(answer: str, accepted: Sequence[str]) -> float:
+def _rouge(name: str, answer: str, accepted: Sequence[str]) -> float:
     try:
         from rouge_score import rouge_scorer
     except ImportError:
         raise FoundlingError("ROUGE needs rouge-score", fix="pip install 'foundling[text-metrics]'") from None
-    scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
-    return float(max(scorer.score(truth, answer)["rougeL"].fmeasure for truth in accepted))
+    kind = {"rouge-1": "rouge1", "rouge-2": "rouge2", "rouge-l": "rougeL"}[name]
+    scorer = rouge_scorer.RougeScorer([kind], use_stemmer=True)
+    return float(max(scorer.score(truth, answer)[kind].fmeasure for truth in accepted))

@@ -217,6 +217,29 @@ def test_gsm8k(theirs: Any, ours: Model, tmp_path: Path) -> None:
             assert outcome.metrics[name] == sample["exact_match"]
 
 
+def test_copa(theirs: Any, ours: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against another connective or another case of the choices; the harness's second space is taken out."""
+    import polars
+
+    subjects, causes = ("cup", "lamp", "shop"), ("It fell.", "Nobody cared.", "The rain stopped.", "I slept.")
+    made = [
+        {
+            "premise": f"The {subjects[i % 3]} was broken.",
+            "choice1": causes[i % 4],
+            "choice2": causes[(i + 1 + i // 4) % 4],
+            "question": ("cause", "effect")[i % 2],
+            "label": i % 2,
+        }
+        for i in range(N)
+    ]
+    path = tmp_path / "aps/super_glue/copa/validation-00000-of-00001.parquet"
+    path.parent.mkdir(parents=True)
+    polars.DataFrame(made).write_parquet(path)
+    monkeypatch.setenv("FOUNDLING_DATA", str(tmp_path))
+    samples = run_theirs(theirs, "copa", {"target_delimiter": ""}, {"test": made})
+    check_choices(samples, run_ours(ours, "copa", N, tmp_path), ("acc",))
+
+
 def test_our_models_in_their_harness(theirs: Any, ours: Model) -> None:
     """Guards against our LM interface answering otherwise than the harness's own backend."""
     from foundling.evaluation.lm_eval_harness import FoundlingLM

@@ -30,6 +30,13 @@ SPEC = {
     "choices": "options",
     "answer": "gold",
 }
+HUB: dict[str, list[dict[str, Any]]] = {
+    "copa": [
+        {"premise": "The cup broke.", "choice1": "It fell.", "choice2": "I drank.", "question": "cause", "label": 0},
+        {"premise": "It rained. ", "choice1": "I sang.", "choice2": "I got wet.", "question": "effect", "label": 1},
+    ],
+    "cnn-dailymail": [{"article": "A dog ran home.", "highlights": "Dog runs .\nIt is home .", "id": "1"}],
+}
 
 
 def write(folder: Path, spec: dict[str, Any], rows: Sequence[Any] = ROWS) -> str:
@@ -178,12 +185,46 @@ def test_built_in_files_are_valid() -> None:
 
 
 @pytest.mark.skipif(DATA is None, reason="FOUNDLING_DATA is not set")
-@pytest.mark.parametrize("name", [name for name in built_in_tasks() if name != "mmlu"])
+@pytest.mark.parametrize("name", [name for name in built_in_tasks() if name not in {"mmlu", *HUB}])
 def test_built_in_tasks_fit_their_data(name: str) -> None:
     """Guards against templates that do not fit the data's columns, and references that are not numbers."""
     task = load(name)
     assert len(task.items()) >= 80 and task.requests(task.items()[-1])
     assert all(0 <= r.value <= 10 for found in task.references(task.items()).values() for r in found)
+
+
+def put_hub_file(name: str, folder: Path) -> None:
+    """The file of a task of the hub, with our rows, in a folder for `FOUNDLING_DATA`."""
+    import polars
+
+    data = read_task_file(name)[0].data
+    path = folder / str(data.hub) / data.file
+    path.parent.mkdir(parents=True)
+    polars.DataFrame(HUB[name]).write_parquet(path)
+
+
+def test_hub_tasks_fit_their_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against a template of a task of the hub that does not fit, and no word of where else a file may lie."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("FOUNDLING_DATA", str(tmp_path))
+    with pytest.raises(FoundlingError, match=r"put the file at FOUNDLING_DATA/aps/super_glue/copa/validation"):
+        load("copa")
+    for name in HUB:
+        put_hub_file(name, tmp_path)
+    copa, news = load("copa"), load("cnn-dailymail")
+    assert [(r.context, r.continuation) for item in copa.items() for r in copa.requests(item)] == [
+        ("The cup broke because", " it fell."),
+        ("The cup broke because", " i drank."),
+        ("It rained therefore", " i sang."),
+        ("It rained therefore", " i got wet."),
+    ]
+    [item] = news.items()
+    [request] = news.requests(item)
+    assert request.prompt == "A dog ran home.\nTL;DR:"
+    [same] = news.grade([item], [[GenerateAnswer((" Dog runs. It is home.",), ("stop",), 9, 7)]])
+    assert same.metrics == {"rouge-1": 1.0, "rouge-2": 1.0, "rouge-l": 1.0}
+    [part] = news.grade([item], [[GenerateAnswer((" Home is the dog",), ("stop",), 9, 4)]])
+    assert part.metrics["rouge-1"] == pytest.approx(2 * 3 / (4 + 5)) and part.metrics["rouge-2"] == 0
 
 
 @pytest.mark.skipif(DATA is None, reason="FOUNDLING_DATA is not set")
