@@ -78,7 +78,7 @@ def test_smollm2_says_the_same(tmp_path: Path) -> None:
         directory = locate("smollm2-135m-instruct")
     except FoundlingError as missing:
         pytest.skip(str(missing))
-    reference = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    reference = AutoModelForCausalLM.from_pretrained(directory, gguf_file="model.gguf", dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(directory)
     prompts = [tokenizer(text).input_ids for text in SENTENCES]
     same_greedy_tokens(reference, Engine(load_module(directory), None, max_batch=7), prompts, 128)

@@ -24,11 +24,20 @@ pytestmark = pytest.mark.skipif(compiled() is None, reason="no C compiler here")
 BLOCK = 16
 
 
-def tiny(heads: int = 4, kv_heads: int = 2, dtype: torch.dtype = torch.float32, **attention: Any) -> LanguageModel:
+def tiny(
+    heads: int = 4,
+    kv_heads: int = 2,
+    dtype: torch.dtype = torch.float32,
+    head_dim: int = 32,
+    dim: int = 64,
+    hidden: int = 96,
+    mlp_bias: bool = False,
+    **attention: Any,
+) -> LanguageModel:
     """A random model of two blocks whose weights are large enough for errors to show."""
-    mixer = AttentionConfig(n_heads=heads, n_kv_heads=kv_heads, head_dim=32, rope=RopeConfig(), **attention)
-    blocks = uniform_blocks(2, mixer, MLPConfig(hidden=96))
-    module = build(ModelConfig(family="qwen3", vocab_size=80, dim=64, blocks=blocks, tie_embeddings=True), 0).eval()
+    mixer = AttentionConfig(n_heads=heads, n_kv_heads=kv_heads, head_dim=head_dim, rope=RopeConfig(), **attention)
+    blocks = uniform_blocks(2, mixer, MLPConfig(hidden=hidden, bias=mlp_bias))
+    module = build(ModelConfig(family="qwen3", vocab_size=80, dim=dim, blocks=blocks, tie_embeddings=True), 0).eval()
     generator = torch.Generator().manual_seed(0)
     for parameter in module.parameters():
         nn.init.normal_(parameter, 1.0 if parameter.dim() == 1 else 0.0, 0.1, generator=generator)
@@ -98,14 +107,15 @@ def test_bfloat16_is_as_near_to_float32_as_the_module_is() -> None:
 
 
 @pytest.mark.skipif(not tiles(), reason="no tiles for bfloat16 here")
-@pytest.mark.parametrize("rows", [1, 5, 16, 40])
+@pytest.mark.parametrize("rows", [1, 5, 16, 40, 64, 300])
 @pytest.mark.parametrize("outputs", [16, 96, 112])
-def test_products_in_tiles(rows: int, outputs: int) -> None:
+@pytest.mark.parametrize("inputs", [96, 1024])
+def test_products_in_tiles(rows: int, outputs: int, inputs: int) -> None:
     """Guards every place of a tile: odd groups of tokens, pieces that are not full, sums over several tiles."""
-    library, layer = compiled(), nn.Linear(96, outputs).bfloat16()
+    library, layer = compiled(), nn.Linear(inputs, outputs).bfloat16()
     weight = weight_of(layer)
     assert library is not None and weight is not None
-    x = torch.randn(rows, 96, generator=torch.Generator().manual_seed(rows))
+    x = torch.randn(rows, inputs, generator=torch.Generator().manual_seed(rows))
     expected = x.bfloat16().double() @ layer.weight.double().T + layer.bias.double()
     got = linear(library, weight.struct, x, in_tiles=True)
     torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-5)
@@ -129,6 +139,39 @@ def test_a_token_does_not_depend_on_its_batch(bits: int) -> None:
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(alone, together)
+
+
+LONG = torch.randint(0, 80, (2, 330), generator=torch.Generator().manual_seed(2))
+LONG_PIECES = [[200, 17], [1, 150], [128, 1], [1, 162]]
+LONG_VARIANTS: list[dict[str, Any]] = [
+    {"heads": 6, "kv_heads": 2, "qkv_bias": True, "out_bias": True, "mlp_bias": True},
+    {"heads": 3, "kv_heads": 3, "window": 140, "head_dim": 64},
+    {"heads": 20, "kv_heads": 1, "window": 30, "head_dim": 96},  # more queries of a token than a tile has
+    {"heads": 2, "kv_heads": 2, "dim": 1024, "hidden": 1040},  # more inputs than are taken at once
+]
+
+
+@pytest.mark.parametrize("variant", LONG_VARIANTS, ids=str)
+def test_long_prompts(variant: dict[str, Any]) -> None:
+    """Guards what only many tokens reach: arranged weights, blocks of keys, groups of threads; all to the bit."""
+    module = tiny(**variant)
+    truth = play(module, module.hidden, [[330, 330]], LONG)
+    module = module.to(torch.bfloat16)
+    decoder = native(module)
+    assert decoder is not None
+    together = play(module, decoder.hidden, [[330, 330]], LONG)
+    theirs = (play(module, module.hidden, [[330, 330]], LONG) - truth).abs().mean()
+    assert (together - truth).abs().mean() < 1.1 * theirs
+    assert torch.equal(play(module, decoder.hidden, LONG_PIECES, LONG), together)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        single = [[1, 1]] * 330
+        assert torch.equal(play(module, decoder.hidden, single, LONG), together)
+        torch.set_num_threads(5)
+        assert torch.equal(play(module, decoder.hidden, [[330, 330]], LONG), together)
+    finally:
+        torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("bits", [4, 8])

@@ -55,6 +55,8 @@ typedef struct {
     float *out;
     int64_t ld; /* floats from one token to the next, in q and out */
     int kv_head, tokens, heads;
+    uint16_t *codes; /* of `tile_attention.h`: results as bfloat16, ld_codes apart, instead of `out`; or NULL */
+    int64_t ld_codes;
 } Piece;
 
 INLINE int64_t slot_of(const Piece *p, int64_t position) {

@@ -32,12 +32,17 @@ typedef struct {
     /* attention's pieces: first token and number of tokens of each run of neighbours */
     const int32_t *runs;
     int64_t n_runs;
+    int32_t in_tiles; /* whether attention is computed by `attend_run` */
 } Pass;
 
-static void rms_norm(const float *x, const float *weight, int64_t dim, float eps, float *y) {
+INLINE float inverse_rms(const float *x, int64_t dim, float eps) {
     vec total = {0};
     for (int64_t i = 0; i < dim; i += LANES) total = fma16(load(x + i), load(x + i), total);
-    float scale = 1.0f / sqrtf(sum(total) / (float)dim + eps);
+    return 1.0f / sqrtf(sum(total) / (float)dim + eps);
+}
+
+static void rms_norm(const float *x, const float *weight, int64_t dim, float eps, float *y) {
+    float scale = inverse_rms(x, dim, eps);
     for (int64_t i = 0; i < dim; i += LANES) store(y + i, load(x + i) * scale * load(weight + i));
 }
 
@@ -73,36 +78,57 @@ static void place_token(const Pass *pass, const Layer *layer, int64_t t) {
     }
 }
 
-static void attention_piece(const Pass *pass, const Layer *layer, int piece, int heads, Thread *thread) {
+static void attention_piece(const Pass *pass, const Layer *layer, const Inputs *mid, int piece, int heads, Thread *thread) {
     const Shape *s = &layer->shape;
     int per_run = s->heads / heads;
     const int32_t *run = pass->runs + piece / per_run * 2;
     int64_t t = run[0], head = piece % per_run * heads;
     Piece p = {s, &layer->cache, pass->table + pass->rows[t] * pass->max_blocks, pass->positions + t,
-               pass->qkv + t * pass->ld_qkv + head * s->head_dim, 0, pass->ld_qkv,
-               (int)(head / (s->heads / s->kv_heads)), run[1], heads};
+               pass->qkv + t * pass->ld_qkv + head * s->head_dim, NULL, pass->ld_qkv,
+               (int)(head / (s->heads / s->kv_heads)), run[1], heads, NULL, 0};
     p.out = (float *)p.q; /* queries are not needed again */
-    attend_piece(&p, pass->scores + thread->id * pass->thread_scores, pass->longest,
-                 pass->keys + thread->id * pass->thread_keys);
+    vec *work = pass->keys + thread->id * pass->thread_keys;
+    if (pass->in_tiles) {
+        if (halves(mid)) p.codes = half_codes(mid, t) + head * s->head_dim, p.ld_codes = half_stride(mid);
+        attend_run(&p, work);
+    } else attend_piece(&p, pass->scores + thread->id * pass->thread_scores, pass->longest, work);
+}
+
+/* How many groups so many tokens are divided into, and the tokens of one of them. */
+static int groups_for(int64_t tokens, int threads) {
+    int64_t most = tokens < MANY ? 1 : (tokens + SHARE - 1) / SHARE;
+    if (most > GROUPS) most = GROUPS;
+    return (int)(most < threads ? most : threads);
+}
+
+typedef struct {
+    int64_t begin, end;
+} Range;
+
+INLINE Range tokens_of(int group, const Team *team, int64_t tokens) {
+    int64_t each = (tokens + team->groups * ROWS - 1) / (team->groups * ROWS) * ROWS, begin = group * each;
+    return (Range){begin, begin + each < tokens ? begin + each : tokens};
 }
 
 /* Several products of the same inputs, side by side in y. */
 static void products(const Matrix *const *w, int count, const Inputs *in, int64_t tokens, float *y, int64_t ldy, int add,
                      Thread *thread) {
-    int total = 0, in_tiles = tiled(w[0], in);
-    if (in_tiles) {
-        for (int group; (group = take(thread, tile_groups(tokens))) >= 0;) arrange(in, tokens, group);
+    int total = 0, in_tiles = tiled(w[0], in), many = in_tiles && tokens >= MANY, panels = many ? 2 : PIECE;
+    if (in_tiles && !many) {
+        for (int group; (group = take(thread, tile_groups(tokens))) >= 0;) arrange_tokens(in, tokens, group);
         barrier(thread);
     }
-    for (int i = 0; i < count; i++) total += pieces_of(w[i]);
-    for (int piece; (piece = take(thread, total)) >= 0;) {
+    for (int i = 0; i < count; i++) total += pieces_of(w[i], panels);
+    for (int piece; (piece = take(thread, total * thread->team->groups)) >= 0;) {
+        Range range = tokens_of(piece / total, thread->team, tokens);
         int64_t column = 0;
         int i = 0;
-        for (; piece >= pieces_of(w[i]); i++) {
-            piece -= pieces_of(w[i]);
+        for (piece %= total; piece >= pieces_of(w[i], panels); i++) {
+            piece -= pieces_of(w[i], panels);
             column += w[i]->n;
         }
-        (in_tiles ? tile_piece : product_piece)(w[i], in, tokens, piece, y + column, ldy, add);
+        (many ? tile_columns : in_tiles ? few_tokens : product_piece)(w[i], in, range.begin, range.end, piece, y + column, ldy,
+                                                                      add);
     }
     barrier(thread);
 }
@@ -114,11 +140,26 @@ static void set_kind(Inputs *in, const Matrix *w) {
 }
 
 static void normed(const Pass *pass, const float *weight, float eps, Inputs *in, Thread *thread) {
+    int64_t dim = pass->dim;
     for (int t; (t = take(thread, (int)pass->tokens)) >= 0;) {
-        rms_norm(pass->x + t * pass->dim, weight, pass->dim, eps, in->values + t * pass->dim);
-        prepare_token(in, t);
+        const float *x = pass->x + t * dim;
+        if (halves(in)) { /* at once, past `values` */
+            float scale = inverse_rms(x, dim, eps);
+            uint16_t *y = half_codes(in, t);
+            for (int64_t i = 0; i < dim; i += LANES) store_bf16(y + i, load(x + i) * scale * load(weight + i));
+        } else {
+            rms_norm(x, weight, dim, eps, in->values + t * dim);
+            prepare_token(in, t);
+        }
     }
     barrier(thread);
+}
+
+/* How many of the query heads that share a key head are one piece: a divisor of their number. */
+static int heads_together(const Shape *s, int in_tiles) {
+    int group = s->heads / s->kv_heads, heads = in_tiles ? LANES : 3;
+    while (group % heads) heads--;
+    return heads;
 }
 
 static void attention(const Pass *pass, const Layer *layer, Thread *thread) {
@@ -131,16 +172,18 @@ static void attention(const Pass *pass, const Layer *layer, Thread *thread) {
              thread);
     for (int t; (t = take(thread, (int)pass->tokens)) >= 0;) place_token(pass, layer, t);
     barrier(thread);
-    int group = s->heads / s->kv_heads, heads = group % 3 == 0 ? 3 : group % 2 == 0 ? 2 : 1;
-    if (pass->n_runs * s->heads / heads < 4 * thread->team->size) heads = 1; /* few pieces: smaller ones share better */
+    int heads = heads_together(s, pass->in_tiles);
+    if (!pass->in_tiles && pass->n_runs * s->heads / heads < 4 * thread->team->size) heads = 1; /* share few pieces better */
     int pieces = (int)pass->n_runs * (s->heads / heads);
-    for (int piece; (piece = take(thread, pieces)) >= 0;) attention_piece(pass, layer, piece, heads, thread);
+    for (int piece; (piece = take(thread, pieces)) >= 0;) attention_piece(pass, layer, &mid, piece, heads, thread);
     barrier(thread);
-    for (int t; (t = take(thread, (int)pass->tokens)) >= 0;) {
-        memcpy(mid.values + t * mid.k, pass->qkv + t * pass->ld_qkv, mid.k * sizeof(float));
-        prepare_token(&mid, t);
+    if (!pass->in_tiles || !halves(&mid)) {
+        for (int t; (t = take(thread, (int)pass->tokens)) >= 0;) {
+            memcpy(mid.values + t * mid.k, pass->qkv + t * pass->ld_qkv, mid.k * sizeof(float));
+            prepare_token(&mid, t);
+        }
+        barrier(thread);
     }
-    barrier(thread);
     products((const Matrix *const[]){&layer->o}, 1, &mid, pass->tokens, pass->x, pass->dim, 1, thread);
 }
 
@@ -150,16 +193,22 @@ static void feed_forward(const Pass *pass, const Layer *layer, Thread *thread) {
     set_kind(&inner, &layer->down);
     int64_t hidden = layer->gate.n;
     normed(pass, layer->ffn_norm, layer->ffn_eps, &in, thread);
-    products((const Matrix *const[]){&layer->gate, &layer->up}, 2, &in, pass->tokens, pass->gated, pass->ld_gated, 0,
-             thread);
-    for (int t; (t = take(thread, (int)pass->tokens)) >= 0;) {
-        const float *gate = pass->gated + t * pass->ld_gated, *up = gate + hidden;
-        float *y = inner.values + t * hidden;
-        for (int64_t i = 0; i < hidden; i += LANES) {
-            vec g = load(gate + i);
-            store(y + i, g / (1.0f + vexp(-g)) * load(up + i));
+    if (pass->tokens >= MANY && tiled(&layer->gate, &in) && tiled(&layer->up, &in) && layer->down.kind == BF16) {
+        int total = pieces_of(&layer->gate, 2);
+        for (int piece; (piece = take(thread, total * thread->team->groups)) >= 0;) {
+            Range range = tokens_of(piece / total, thread->team, pass->tokens);
+            gated_columns(&layer->gate, &layer->up, &in, range.begin, range.end, piece % total, pass->gated, pass->ld_gated,
+                          &inner);
         }
-        prepare_token(&inner, t);
+    } else {
+        products((const Matrix *const[]){&layer->gate, &layer->up}, 2, &in, pass->tokens, pass->gated, pass->ld_gated, 0,
+                 thread);
+        for (int t; (t = take(thread, (int)pass->tokens)) >= 0;) {
+            const float *gate = pass->gated + t * pass->ld_gated, *up = gate + hidden;
+            float *y = inner.values + t * hidden;
+            for (int64_t i = 0; i < hidden; i += LANES) store(y + i, silu(load(gate + i)) * load(up + i));
+            prepare_token(&inner, t);
+        }
     }
     barrier(thread);
     products((const Matrix *const[]){&layer->down}, 1, &inner, pass->tokens, pass->x, pass->dim, 1, thread);
@@ -167,7 +216,7 @@ static void feed_forward(const Pass *pass, const Layer *layer, Thread *thread) {
 
 static void walk(const Pass *pass, Thread *thread) {
     TileConfig before;
-    if (pass->wide.pairs) tiles_begin(&before);
+    if (pass->wide.pairs || pass->in_tiles) tiles_begin(&before);
     for (int64_t i = 0; i < pass->n_layers; i++) {
         attention(pass, pass->layers + i, thread);
         feed_forward(pass, pass->layers + i, thread);
@@ -177,16 +226,16 @@ static void walk(const Pass *pass, Thread *thread) {
             float *x = pass->x + t * pass->dim;
             rms_norm(x, pass->norm, pass->dim, pass->eps, x);
         }
-    if (pass->wide.pairs) tiles_end(&before);
+    if (pass->wide.pairs || pass->in_tiles) tiles_end(&before);
 }
 
 void decoder_pass(const Pass *pass, int threads) {
-    Team team = {.size = 1};
+    Team team = {.size = 1, .groups = 1};
 #ifdef _OPENMP
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp single
-        team.size = omp_get_num_threads();
+        team.size = omp_get_num_threads(), team.groups = groups_for(pass->tokens, team.size);
         Thread thread = {&team, omp_get_thread_num(), 0};
         walk(pass, &thread);
     }
@@ -201,12 +250,12 @@ void decoder_pass(const Pass *pass, int threads) {
 void linear(const Matrix *w, const Inputs *inputs, int64_t tokens, float *y, int64_t ldy, int threads) {
     Inputs in = *inputs;
     set_kind(&in, w);
-    Team team = {.size = 1};
+    Team team = {.size = 1, .groups = 1};
 #ifdef _OPENMP
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp single
-        team.size = omp_get_num_threads();
+        team.size = omp_get_num_threads(), team.groups = groups_for(tokens, team.size);
         Thread thread = {&team, omp_get_thread_num(), 0};
 #else
     (void)threads;

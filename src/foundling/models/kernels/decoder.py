@@ -26,16 +26,20 @@ from foundling.models.layers.paged import PagedKV
 from foundling.models.layers.parts import LayerState
 from foundling.models.layers.rope import rope_tables
 
-RUN = 4  # neighbouring tokens of a row that share a pass over its keys
+RUN, TILE_RUN = 4, 16  # neighbouring tokens of a row that share a pass over its keys; the same in tiles
+TILE_ROWS = 32  # inputs and results of products in tiles have whole groups of so many rows
+TILE_WORK = 10  # `tile_attention.h`: vectors that it works in, per dimension of a head
+TILE_WIDEST = 256  # and the most dimensions of a head
 PRODUCTS = ("q", "k", "v", "o", "gate", "up", "down")
 
 
 @dataclass
 class Space:
-    """Work space for passes of up to `tokens` tokens, kept between passes."""
+    """Work space for passes of up to `tokens` tokens by `threads` threads, kept between passes."""
 
     tokens: int
     longest: int
+    threads: int
     tensors: dict[str, Tensor]
 
 
@@ -71,15 +75,20 @@ class NativeDecoder:
         where = slice(None) if whole else valid.flatten()
         row_of = torch.arange(rows).repeat_interleave(cache.new_lengths)
         positions = ctx.positions.flatten()[where].contiguous()
-        x = self.module.embedding.weight.detach()[tokens.flatten()[where]].float()
+        ids = tokens.flatten()[where]
+        x = torch.empty(_whole(ids.shape[0]), self.config.dim)
+        x[: ids.shape[0]] = self.module.embedding.weight.detach()[ids]
         ropes = [self._tables(rope, width, ctx, where) for rope, width in self.ropes]
         self._attach(state)
-        work = self._pass(x, positions, row_of, cache.write_slots.flatten()[where].contiguous(), cache.block_table)
+        slots = cache.write_slots.flatten()[where].contiguous()
+        work = self._pass(x, positions, row_of, slots, cache.block_table)
         pointers = (ctypes.c_void_p * max(len(ropes), 1))(*(address(table) for table in ropes))
-        runs = _runs(cache.new_lengths.tolist())
+        work.in_tiles = in_tiles = tiles() and all(map(_attention_fits_tiles, self.layers))
+        runs = _runs(cache.new_lengths.tolist(), in_tiles)
         work.rope = ctypes.cast(pointers, ctypes.c_void_p).value
         work.runs, work.n_runs = address(runs), runs.shape[0]
         self.library.decoder_pass(ctypes.byref(work), torch.get_num_threads())
+        x = x[: ids.shape[0]]
         if whole:
             return x.view(rows, time, -1)
         out = x.new_zeros(rows * time, x.shape[1])
@@ -131,7 +140,7 @@ class NativeDecoder:
     def _pass(self, x: Tensor, positions: Tensor, rows: Tensor, slots: Tensor, table: Tensor) -> Pass:
         table = table.contiguous()
         longest = -(-table.shape[1] * self.layers[0].shape.block_size // PANEL) * PANEL
-        space = self._space(x.shape[0], longest).tensors
+        space = self._space(positions.shape[0], longest).tensors
         first, config = self.layers[0], self.config
         inputs = [
             Inputs(
@@ -145,49 +154,53 @@ class NativeDecoder:
             )
         ]  # fmt: skip
         work = Pass(
-            self.layers, len(self.layers), config.dim, *self.norm, x.shape[0], table.shape[1], longest,
+            self.layers, len(self.layers), config.dim, *self.norm, positions.shape[0], table.shape[1], longest,
             address(x), address(rows), address(positions), address(slots), address(table), None, *inputs,
             address(space["qkv"]), address(space["gated"]), *self.widths,
             address(space["scores"]), address(space["keys"]), space["scores"].shape[1], space["keys"].shape[1] // PANEL,
-            None, 0,
+            None, 0, 0,
         )  # fmt: skip
         work.keep = (table, rows, positions, slots)
         return work
 
     def _space(self, tokens: int, longest: int) -> Space:
-        if self.space is None or self.space.tokens < tokens or self.space.longest < longest:
-            kept = (self.space.tokens, self.space.longest) if self.space else (0, 0)
-            self.space = self._new_space(max(tokens, kept[0]), max(longest, kept[1]))
+        kept, threads = self.space, torch.get_num_threads()
+        if kept is None:
+            self.space = self._new_space(tokens, longest, threads)
+        elif kept.tokens < tokens or kept.longest < longest or kept.threads < threads:
+            sizes = max(tokens, kept.tokens), max(longest, kept.longest), max(threads, kept.threads)
+            self.space = self._new_space(*sizes)
+        assert self.space is not None
         return self.space
 
-    def _new_space(self, tokens: int, longest: int) -> Space:
-        threads, first = torch.get_num_threads(), self.layers[0]
+    def _new_space(self, tokens: int, longest: int, threads: int) -> Space:
+        first, tokens = self.layers[0], _whole(tokens)
         tensors = {
             "qkv": torch.empty(tokens, self.widths[0]),
             "gated": torch.empty(tokens, self.widths[1]),
             "scores": torch.empty(threads, 3 * RUN * longest),
-            "keys": _aligned(threads, max(layer.shape.head_dim for layer in self.layers) * PANEL),
+            "keys": _aligned(threads, TILE_WORK * max(layer.shape.head_dim for layer in self.layers) * PANEL),
         }
         widths = {"wide": self.config.dim, "mid": first.o.k, "inner": self.widths[1] // 2}
         for name, k in widths.items():
             tensors[f"{name}_values"] = torch.empty(tokens, k)
-            tensors[f"{name}_codes"] = torch.empty(tokens, k, dtype=torch.int16)  # int8 or bfloat16
+            tensors[f"{name}_codes"] = _codes(tokens, k)
             tensors[f"{name}_pairs"] = _pairs(tokens if self.tiles else 0, k)
             tensors[f"{name}_scales"] = torch.empty(tokens, k // PANEL)
             tensors[f"{name}_zeros"] = torch.empty(tokens, k // PANEL, dtype=torch.int32)
-        return Space(tokens, longest, tensors)
+        return Space(tokens, longest, threads, tensors)
 
 
 def linear(library: ctypes.CDLL, weight: Matrix, x: Tensor, in_tiles: bool = False) -> Tensor:
     """x (..., k) -> x W^T + bias (..., n) float32 by the kernels."""
     rows = x.flatten(0, -2).float().contiguous()
     n, groups = rows.shape[0], weight.k // weight.group if weight.group else 1
-    codes, scales = torch.empty(rows.shape, dtype=torch.int16), torch.empty(n, groups)
-    zeros, y = torch.empty(n, groups, dtype=torch.int32), torch.empty(n, weight.n)
+    codes, scales = _codes(n, weight.k), torch.empty(n, groups)
+    zeros, y = torch.empty(n, groups, dtype=torch.int32), torch.empty(_whole(n), weight.n)
     pairs = _pairs(n, weight.k) if in_tiles and weight.kind == BF16 else None
     inputs = Inputs(address(rows), address(codes), address(scales), address(zeros), weight.k, 0, 0, address(pairs))
     library.linear(ctypes.byref(weight), ctypes.byref(inputs), n, address(y), weight.n, torch.get_num_threads())
-    return y.unflatten(0, x.shape[:-1])
+    return y[:n].unflatten(0, x.shape[:-1])
 
 
 def native(module: LanguageModel) -> NativeDecoder | None:
@@ -213,6 +226,16 @@ def native(module: LanguageModel) -> NativeDecoder | None:
             if len({weights[f"{index}.{name}"].inputs for name in names}) > 1:
                 return None
     return NativeDecoder(module, library, weights)
+
+
+def _whole(tokens: int) -> int:
+    """Rows of a buffer for so many tokens."""
+    return -(-tokens // TILE_ROWS) * TILE_ROWS
+
+
+def _codes(tokens: int, k: int) -> Tensor:
+    """Work space for inputs as int8 or, with some room between tokens, bfloat16."""
+    return torch.empty(_whole(tokens), k + TILE_ROWS, dtype=torch.int16)
 
 
 def _pairs(tokens: int, k: int) -> Tensor:
@@ -244,13 +267,20 @@ def norm_supported(norm: NormConfig) -> bool:
     return norm.kind == "rms" and not norm.bias
 
 
-def _runs(lengths: list[int]) -> Tensor:
-    """(runs, 2) int32, first token and count: each row's new tokens in runs of 4, then 2, then 1."""
+def _attention_fits_tiles(layer: Layer) -> bool:
+    """Whether `tile_attention.h` can compute a layer's attention: it reads 16 keys of a block at once."""
+    shape = layer.shape
+    return bool(layer.cache.bf16) and shape.block_size % PANEL == 0 and shape.head_dim <= TILE_WIDEST
+
+
+def _runs(lengths: list[int], in_tiles: bool) -> Tensor:
+    """(runs, 2) int32, first token and count: each row's new tokens in runs of 4, then 2, then 1; or in tiles of 16."""
+    sizes = range(TILE_RUN, 0, -1) if in_tiles else (RUN, 2, 1)
     runs, at = [], 0
     for length in lengths:
         end = at + length
         while at < end:
-            count = next(size for size in (RUN, 2, 1) if size <= end - at)
+            count = next(size for size in sizes if size <= end - at)
             runs.append((at, count))
             at += count
     return torch.tensor(runs, dtype=torch.int32)

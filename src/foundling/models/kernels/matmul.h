@@ -19,7 +19,7 @@ typedef struct {
    that, and for integer weights int8 with a scale per group. */
 typedef struct {
     float *values;  /* (tokens, k) */
-    void *codes;    /* (tokens, k) bfloat16 or int8 */
+    void *codes;    /* (tokens, k) int8, or bfloat16 `half_stride` apart */
     float *scales;  /* (tokens, groups) */
     int32_t *zeros; /* (tokens, groups): minus the group's sum of codes, as weights' codes are ZERO(bits) too high */
     int64_t k;
@@ -32,6 +32,14 @@ typedef struct {
 #else
 #define HALF_INPUTS 0
 #endif
+
+/* Whether inputs are used as bfloat16, in `codes`. */
+INLINE int halves(const Inputs *in) { return in->kind == BF16 && HALF_INPUTS; }
+
+/* From one token's bfloat16 codes to the next's. Multiples of 1024 bytes are avoided: they fall on few lines of a cache. */
+INLINE int64_t half_stride(const Inputs *in) { return in->k % 512 ? in->k : in->k + 32; }
+
+INLINE uint16_t *half_codes(const Inputs *in, int64_t token) { return (uint16_t *)in->codes + token * half_stride(in); }
 
 INLINE int groups_of(const Inputs *in) { return (int)(in->k / in->group); }
 
@@ -63,8 +71,8 @@ INLINE int32_t round_group(const float *x, int8_t *q, int group, float *scale) {
 /* Bring one token's values into the form that the product wants. */
 static void prepare_token(Inputs *in, int64_t token) {
     const float *x = in->values + token * in->k;
-    if (in->kind == BF16 && HALF_INPUTS) {
-        for (int64_t i = 0; i < in->k; i += LANES) store_bf16((uint16_t *)in->codes + token * in->k + i, load(x + i));
+    if (halves(in)) {
+        for (int64_t i = 0; i < in->k; i += LANES) store_bf16(half_codes(in, token) + i, load(x + i));
     } else if (in->kind >= INT8) {
         int groups = groups_of(in);
         for (int g = 0; g < groups; g++) {
@@ -139,7 +147,7 @@ INLINE void int_tile(const Matrix *w, const Inputs *in, int64_t t0, int64_t p0, 
 INLINE void half_tile(const Matrix *w, const Inputs *in, int64_t t0, int64_t r0, float *y, int64_t ldy, int add,
                       int tokens, int rows) {
 #if HALF_INPUTS
-    const uint16_t *x = (const uint16_t *)in->codes + t0 * in->k, *rows_at = (const uint16_t *)w->data + r0 * w->k;
+    const uint16_t *x = half_codes(in, t0), *rows_at = (const uint16_t *)w->data + r0 * w->k;
     __m512 acc[4][4];
     for (int t = 0; t < tokens; t++)
         for (int r = 0; r < rows; r++) acc[t][r] = _mm512_setzero_ps();
@@ -148,7 +156,7 @@ INLINE void half_tile(const Matrix *w, const Inputs *in, int64_t t0, int64_t r0,
         __m512bh v[4];
         for (int r = 0; r < rows; r++) v[r] = (__m512bh)_mm512_maskz_loadu_epi16(some, rows_at + r * w->k + i);
         for (int t = 0; t < tokens; t++) {
-            __m512bh a = (__m512bh)_mm512_maskz_loadu_epi16(some, x + t * in->k + i);
+            __m512bh a = (__m512bh)_mm512_maskz_loadu_epi16(some, x + t * half_stride(in) + i);
             for (int r = 0; r < rows; r++) acc[t][r] = _mm512_dpbf16_ps(acc[t][r], a, v[r]);
         }
     }
@@ -224,15 +232,19 @@ static void dense_product(const Matrix *w, const Inputs *in, int64_t t, int toke
 }
 
 #define PIECE 3 /* panels handed out at once */
+#define MANY 64 /* tokens from which on they are divided into groups */
+#define ROWS 32 /* tokens that tiles take at once: inputs and results of many tokens have whole 32 rows */
+#define SHARE 128 /* least tokens of a group: fewer are not worth another arrangement of the weights */
 
-INLINE int pieces_of(const Matrix *w) { return (int)((w->n + LANES * PIECE - 1) / (LANES * PIECE)); }
+INLINE int pieces_of(const Matrix *w, int panels) { return (int)((w->n + LANES * panels - 1) / (LANES * panels)); }
 
-/* One piece (48 outputs) of y (tokens, ldy) = x W^T + bias, or y += that. */
-static void product_piece(const Matrix *w, const Inputs *in, int64_t tokens, int piece, float *y, int64_t ldy, int add) {
+/* One piece (48 outputs) of y (tokens, ldy) = x W^T + bias, or y += that, for the tokens [t, end). */
+static void product_piece(const Matrix *w, const Inputs *in, int64_t t, int64_t end, int piece, float *y, int64_t ldy,
+                          int add) {
     int64_t first = (int64_t)piece * PIECE * LANES;
     int64_t rows = w->n - first < PIECE * LANES ? w->n - first : PIECE * LANES;
-    for (int64_t t = 0; t < tokens;) {
-        int some = tokens - t >= 4 ? 4 : tokens - t >= 2 ? 2 : 1;
+    while (t < end) {
+        int some = end - t >= 4 ? 4 : end - t >= 2 ? 2 : 1;
         float *to = y + t * ldy + first;
         if (w->kind >= INT8) int_product(w, in, t, some, first / LANES, (int)((rows + LANES - 1) / LANES), to, ldy, add);
         else dense_product(w, in, t, some, first, (int)rows, to, ldy, add);

@@ -54,7 +54,7 @@ void rotate_rows(void *x, const float *table, int64_t rows, int64_t heads, int64
 INLINE void silu_part(void *gate, const void *up, int64_t from, int64_t to, int bf16) {
     for (int64_t i = from; i < to; i += LANES) {
         vec g = get(gate, i, bf16);
-        put(gate, i, g / (1.0f + vexp(-g)) * get(up, i, bf16), bf16);
+        put(gate, i, silu(g) * get(up, i, bf16), bf16);
     }
 }
 

@@ -1,4 +1,4 @@
-"""The C structures of `matmul.h`, `tiles.h`, `attention.h` and `decoder.c`, and the library that they go to."""
+"""The C structures of `matmul.h`, `tiles.h`, `attention.h`, `tile_attention.h` and `decoder.c`, and the library that they go to."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from foundling.models.layers.recurrent_native import library
 
 # Without -ffast-math: a NaN must stay one, and rounding by a large addend must not be optimised away.
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-std=gnu11", "-shared", "-fPIC")
-SOURCES = ("vector.h", "threads.h", "matmul.h", "tiles.h", "attention.h", "decoder.c")
+SOURCES = ("vector.h", "threads.h", "matmul.h", "tiles.h", "attention.h", "tile_attention.h", "decoder.c")
 F32, BF16, INT8, INT4 = range(4)
 
 
@@ -71,7 +71,7 @@ class Pass(Structure):
         *((name, Inputs) for name in ("wide", "mid", "inner")),
         ("qkv", c_void_p), ("gated", c_void_p), ("ld_qkv", c_int64), ("ld_gated", c_int64),
         ("scores", c_void_p), ("keys", c_void_p), ("thread_scores", c_int64), ("thread_keys", c_int64),
-        ("runs", c_void_p), ("n_runs", c_int64),
+        ("runs", c_void_p), ("n_runs", c_int64), ("in_tiles", c_int32),
     ]  # fmt: skip
 
 

@@ -1,4 +1,7 @@
-/* A team of threads inside one call: a barrier that spins (a step has hundreds) and work handed out in small pieces. */
+/* A team of threads inside one call: a barrier that spins (a step has hundreds) and work handed out in small pieces.
+
+With many tokens the pieces are in as many groups as the tokens: each thread begins with its own group's, whose data are
+in its core's cache, and then helps the others. */
 #include <limits.h>
 #include <sched.h>
 #include <stdatomic.h>
@@ -11,12 +14,15 @@
 #include <omp.h>
 #endif
 
+#define GROUPS 8   /* at most */
 #define SPINS 1000 /* then let others run: the machine may have fewer free cores than the team has threads */
 
 typedef struct {
     atomic_int waiting, round, asleep;
-    atomic_int next[2]; /* next piece of the phase that is on, and of the one after it */
-    int size;
+    struct {
+        atomic_int of[2]; /* pieces taken in the phase that is on, and in the one after it */
+    } __attribute__((aligned(64))) taken[GROUPS];
+    int size, groups;
 } Team;
 
 typedef struct {
@@ -51,18 +57,23 @@ static void wake(Team *team) {
 #endif
 }
 
+static void forget(Thread *t) {
+    for (int g = 0; g < t->team->groups; g++)
+        atomic_store_explicit(&t->team->taken[g].of[t->phase & 1], 0, memory_order_relaxed);
+}
+
 /* All threads arrive before any goes on. */
 static void barrier(Thread *t) {
     Team *team = t->team;
     if (team->size == 1) {
-        atomic_store_explicit(&team->next[t->phase & 1], 0, memory_order_relaxed);
+        forget(t);
         t->phase++;
         return;
     }
     int round = atomic_load_explicit(&team->round, memory_order_acquire);
     if (atomic_fetch_add_explicit(&team->waiting, 1, memory_order_acq_rel) == team->size - 1) {
         atomic_store_explicit(&team->waiting, 0, memory_order_relaxed);
-        atomic_store_explicit(&team->next[t->phase & 1], 0, memory_order_relaxed);
+        forget(t);
         atomic_store(&team->round, round + 1);
         wake(team);
     } else {
@@ -74,6 +85,12 @@ static void barrier(Thread *t) {
 
 /* The next piece of the phase, or -1: a thread whose core is taken away does not hold up the others for long. */
 INLINE int take(Thread *t, int pieces) {
-    int piece = atomic_fetch_add_explicit(&t->team->next[t->phase & 1], 1, memory_order_relaxed);
-    return piece < pieces ? piece : -1;
+    int groups = t->team->groups;
+    for (int i = 0; i < groups; i++) {
+        int g = (t->id + i) % groups, end = (int)((int64_t)pieces * (g + 1) / groups);
+        int piece = (int)((int64_t)pieces * g / groups);
+        piece += atomic_fetch_add_explicit(&t->team->taken[g].of[t->phase & 1], 1, memory_order_relaxed);
+        if (piece < end) return piece;
+    }
+    return -1;
 }

@@ -24,8 +24,13 @@ INLINE vec load_bf16(const uint16_t *p) {
     return (vec)(__builtin_convertvector(*(const hvec_u *)p, uvec) << 16);
 }
 INLINE void store_bf16(uint16_t *p, vec v) { /* round to nearest even, as torch does */
+#ifdef __AVX512BF16__
+    __m256bh halves = _mm512_cvtneps_pbh((__m512)v);
+    memcpy(p, &halves, sizeof halves);
+#else
     uvec bits = (uvec)v;
     *(hvec_u *)p = __builtin_convertvector((bits + 0x7fff + ((bits >> 16) & 1)) >> 16, hvec_u);
+#endif
 }
 
 /* The order of these sums is part of the results' reproducibility: the same whatever the batch. */
@@ -130,4 +135,14 @@ INLINE vec vexp(vec x) {
     p = p * r * r + r + 1.0f;
     ivec bits = (__builtin_convertvector(k, ivec) + 127) << 23;
     return (vec)((ivec)(p * (vec)bits) & ~tiny);
+}
+
+INLINE vec silu(vec x) {
+    vec d = 1.0f + vexp(-x);
+#ifdef __AVX512F__ /* a division takes as long as the rest: half the digits, then Newton's step */
+    vec r = (vec)_mm512_rcp14_ps((__m512)d);
+    return x * (r * (2.0f - d * r));
+#else
+    return x / d;
+#endif
 }
