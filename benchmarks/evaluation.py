@@ -80,7 +80,7 @@ def timed(answerer: Any, items: Sequence[Sequence[Request]]) -> tuple[float, lis
 def main() -> None:
     """Print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--items", type=int, default=100, help="of each subject, for ours")
+    parser.add_argument("--items", type=int, default=512, help="of each subject for ours: a block of evaluate")
     parser.add_argument("--peer-items", type=int, default=8, help="of those, for lm-eval's")
     parser.add_argument("--quantiles", type=int, default=4, help="MMLU's subjects")
     parser.add_argument("--dtype", default="float32,bfloat16")

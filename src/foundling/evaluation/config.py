@@ -114,7 +114,7 @@ class EvaluateConfig(Config):
     styles: bool = option(False, "ask for short answers, for admitting not to know, and for a source, and compare")
     snowball: bool = option(False, "force wrong answers to multiple-choice tasks and ask whether they are right")
     contamination: bool = option(False, "look for the items in the corpus's training text, and score both parts")
-    block: int = option(64, "items asked together; every answer is kept as it comes", gt=0)
+    block: int = option(512, "items asked together; every answer is kept as it comes", gt=0)
     price_per_hour: float | None = option(
         None, "of this machine, for the cost of each task", ge=0, affects_result=False
     )

@@ -81,6 +81,11 @@ class Runner:
         """Whether some layer keeps one state per sequence, which cannot be shared block by block or rewound."""
         return any(not isinstance(layer, (PagedKV, PagedLatent)) for layer in self.state)
 
+    @property
+    def native_decoder(self) -> NativeDecoder | None:
+        """The native kernels, where they compute this model."""
+        return self._forward if isinstance(self._forward, NativeDecoder) else None
+
     def run(self, chunks: Sequence[Chunk]) -> Iterator[Pass]:
         """Compute the chunks in as few passes as padding allows: all single tokens in one, prompts by length.
 

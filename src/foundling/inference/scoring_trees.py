@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,15 +19,15 @@ from torch import Tensor
 
 from foundling.inference.requests import Score
 from foundling.inference.runner import Runner, inference_of
-from foundling.models.context import CacheView, Context, Tree
-from foundling.models.kernels.packed import PackedForward, packed
+from foundling.inference.scoring_passes import Forward, ModuleBehind, NativeBehind, PackedBehind
+from foundling.models.kernels.packed import packed
 from foundling.models.layers.paged import PagedKV, PagedLatent
 from foundling.models.quantized import QuantizedLinear
 
 Pair = tuple[Sequence[int], Sequence[int]]  # token ids of (context, continuation)
 LONGEST = 4096  # tokens of a row: its mask has the square of that; longer pairs go through the paged cache
 SHARED = 48  # tokens that contexts must have in common to stand behind a prefix of their own
-PASS_TOKENS = 2048  # tokens of a pass, padding included
+PASS_TOKENS = 1024  # tokens of a pass, padding included
 HEAD_VALUES = 1 << 22  # logits computed at a time: bounds memory where the vocabulary is large
 
 
@@ -174,15 +173,18 @@ class TreeScorer:
                     if wanted is None or index in wanted:
                         yield index, score
 
-    def _forward_of(self, group: Group) -> _Forward:
+    def _forward_of(self, group: Group) -> Forward:
+        decoder = self.runner.native_decoder
+        if decoder is not None and decoder.tiles and not any(row.branches for row in group.rows):
+            return NativeBehind(decoder, self.runner.dtype)
         longest = len(group.prefix) + max(len(row.tokens) for row in group.rows)
         mixers = [block.mixer for block in self.runner.module.config.blocks]
         windowed = any(mixer.window and mixer.window < longest for mixer in mixers if mixer.kind == "attention")
         if self._packed is not None and not (windowed and group.prefix):
-            return _PackedBehind(self._packed)
-        return _ModuleBehind(self.runner)
+            return PackedBehind(self._packed)
+        return ModuleBehind(self.runner)
 
-    def _pass(self, rows: list[Row], forward: _Forward) -> Iterator[tuple[int, Score]]:
+    def _pass(self, rows: list[Row], forward: Forward) -> Iterator[tuple[int, Score]]:
         device, time = self.runner.device, max(len(row.tokens) for row in rows)
         lengths = np.array([len(row.tokens) for row in rows])
         valid = np.arange(time) < lengths[:, None]
@@ -219,106 +221,6 @@ class TreeScorer:
             logprobs += (chosen - total).tolist()
             greedy += (chosen >= top).tolist()
         return logprobs, greedy
-
-
-class _Forward(Protocol):
-    """Passes behind one prefix of `start` tokens; 0: none has been read."""
-
-    start: int
-
-    def read(self, tokens: Tensor) -> None:
-        """Compute the prefix (1, start)."""
-
-    def hidden(
-        self, tokens: Tensor, positions: Tensor, valid: Tensor, outputs: Tensor, visible: Tensor | None
-    ) -> Tensor:
-        """Hidden states (outputs, dim) of some of the valid tokens (rows, time) behind the prefix.
-
-        Args:
-            visible: (rows, time, time) bool, which of its row's tokens each sees; None: those before it.
-        """
-
-
-class _PackedBehind:
-    """Passes by the native kernels."""
-
-    def __init__(self, packed: PackedForward) -> None:
-        self.packed, self.start = packed, 0
-        self.prefix: list[tuple[Tensor, Tensor]] = []
-
-    def read(self, tokens: Tensor) -> None:
-        self.start = tokens.shape[1]
-        with inference_of(self.packed.module):
-            self.prefix = self.packed.keys_values(tokens, Context.full(1, self.start))
-
-    def hidden(
-        self, tokens: Tensor, positions: Tensor, valid: Tensor, outputs: Tensor, visible: Tensor | None
-    ) -> Tensor:
-        tree = None if visible is None else Tree(visible, positions)
-        return self.packed.hidden(tokens, Context(positions, tree=tree), valid, outputs, self.prefix)
-
-
-class _ModuleBehind:
-    """Passes by the module itself, which can do it for every model with keys and values."""
-
-    def __init__(self, runner: Runner) -> None:
-        self.runner, self.start = runner, 0
-        self.state: list[Beginning] = []
-
-    def read(self, tokens: Tensor) -> None:
-        self.start = tokens.shape[1]
-        self.state = [Beginning() for _ in self.runner.state]
-        ctx = Context.full(1, self.start, tokens.device)
-        ctx.cache = _cache(tokens.new_zeros(1))
-        with inference_of(self.runner.module), self.runner.precision():
-            self.runner.module.hidden(tokens, ctx, self.state)
-
-    def hidden(
-        self, tokens: Tensor, positions: Tensor, valid: Tensor, outputs: Tensor, visible: Tensor | None
-    ) -> Tensor:
-        rows, time = tokens.shape
-        ctx = Context(positions)
-        if visible is None and self.start:
-            visible = valid.new_ones(time, time).tril().expand(rows, -1, -1)
-        if visible is not None:
-            before = torch.arange(self.start, device=tokens.device).expand(rows, -1)
-            all_before = visible.new_ones(rows, time, self.start)
-            ctx.tree = Tree(torch.cat((all_before, visible), 2), torch.cat((before, positions), 1))
-        if self.start:
-            ctx.cache = _cache(tokens.new_full((rows,), self.start))
-        return self.runner.module.hidden(tokens, ctx, self.state or None)[valid][outputs]
-
-
-class Beginning:
-    """One layer's state behind rows that begin alike: what the prefix's pass wrote, seen by every row before its own.
-
-    Stands in for PagedKV and PagedLatent: `write` what a pass adds, then `read` all that its tokens may see.
-    """
-
-    def __init__(self) -> None:
-        self.prefix: tuple[Tensor, ...] = ()  # each (1, prefix, ...)
-        self.own: tuple[Tensor, ...] = ()  # each (rows, time, ...)
-
-    def write(self, cache: CacheView, *parts: Tensor) -> None:
-        """Keep the prefix's keys and values (or latents), or those of rows behind it."""
-        if self.prefix:
-            self.own = parts
-        else:
-            self.prefix = parts
-
-    def read(self, cache: CacheView) -> Any:
-        """The prefix's and each row's own, (rows, prefix + time, ...): a pair, or one tensor where one was written."""
-        both = [
-            torch.cat((first.expand(own.shape[0], *first.shape[1:]), own), 1)
-            for first, own in zip(self.prefix, self.own, strict=True)
-        ]
-        return tuple(both) if len(both) > 1 else both[0]
-
-
-def _cache(lengths: Tensor) -> CacheView:
-    """A view for layers whose state is a Beginning: it needs to know only how much came before."""
-    none = lengths.new_zeros(0)
-    return CacheView(none, none, lengths, none, none)
 
 
 def _tree(rows: list[Row], time: int, device: torch.device) -> Tensor:

@@ -32,12 +32,13 @@ def tiny(
     dim: int = 64,
     hidden: int = 96,
     mlp_bias: bool = False,
+    vocab: int = 80,
     **attention: Any,
 ) -> LanguageModel:
     """A random model of two blocks whose weights are large enough for errors to show."""
     mixer = AttentionConfig(n_heads=heads, n_kv_heads=kv_heads, head_dim=head_dim, rope=RopeConfig(), **attention)
     blocks = uniform_blocks(2, mixer, MLPConfig(hidden=hidden, bias=mlp_bias))
-    module = build(ModelConfig(family="qwen3", vocab_size=80, dim=dim, blocks=blocks, tie_embeddings=True), 0).eval()
+    module = build(ModelConfig(family="qwen3", vocab_size=vocab, dim=dim, blocks=blocks, tie_embeddings=True), 0).eval()
     generator = torch.Generator().manual_seed(0)
     for parameter in module.parameters():
         nn.init.normal_(parameter, 1.0 if parameter.dim() == 1 else 0.0, 0.1, generator=generator)
@@ -77,6 +78,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"qk_norm": NormConfig()},
     {"heads": 6, "kv_heads": 2, "qkv_bias": True, "out_bias": True},
     {"heads": 8, "kv_heads": 1},
+    {"vocab": 93},
     {"heads": 3, "kv_heads": 3, "window": 9},
 ]
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from foundling.models.config import AttentionConfig, MLPConfig, NormConfig, RopeConfig
 from foundling.models.context import Context
-from foundling.models.kernels.panels import PANEL, Weight, weight_of
+from foundling.models.kernels.panels import PANEL, Weight, head_of, weight_of
 from foundling.models.kernels.structs import BF16, Cache, Inputs, Layer, Matrix, Pass, Shape, address, compiled, tiles
 from foundling.models.language_model import Block, LanguageModel
 from foundling.models.layers.norm import Norm
@@ -50,9 +50,11 @@ class NativeDecoder:
     parameters are replaced needs a new decoder.
     """
 
-    def __init__(self, module: LanguageModel, library: ctypes.CDLL, weights: dict[str, Weight]) -> None:
-        self.module, self.library, self.weights = module, library, weights
-        kinds = {weight.struct.kind for weight in weights.values()}
+    def __init__(
+        self, module: LanguageModel, library: ctypes.CDLL, weights: dict[str, Weight], head: list[Weight]
+    ) -> None:
+        self.module, self.library, self.weights, self.heads = module, library, weights, head
+        kinds = {weight.struct.kind for weight in (*weights.values(), *head)}
         self.tiles = BF16 in kinds and tiles()
         self.config = module.config
         self.norms: list[Tensor] = []
@@ -97,8 +99,8 @@ class NativeDecoder:
 
     def head(self, h: Tensor) -> Tensor:
         """Logits (..., vocab) float32 of hidden states (..., dim)."""
-        weight = self.weights["head"].struct
-        return linear(self.library, weight, h, self.tiles)
+        parts = [linear(self.library, weight.struct, h, self.tiles) for weight in self.heads]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)[..., : self.config.vocab_size]
 
     def _layer(self, index: int, block: Block) -> Layer:
         attention, mlp = cast(AttentionConfig, block.mixer.config), block.ffn
@@ -220,12 +222,15 @@ def native(module: LanguageModel) -> NativeDecoder | None:
         if weight is None:
             return None
         weights[name] = weight
+    head = head_of(module.embedding if module.output is None else module.output)
+    if not head:
+        return None
     alike = (("q", "k", "v"), ("gate", "up"))  # read the same inputs, rounded once
     for index in range(len(module.blocks)):
         for names in alike:
             if len({weights[f"{index}.{name}"].inputs for name in names}) > 1:
                 return None
-    return NativeDecoder(module, library, weights)
+    return NativeDecoder(module, library, weights, head)
 
 
 def _whole(tokens: int) -> int:
@@ -244,7 +249,7 @@ def _pairs(tokens: int, k: int) -> Tensor:
 
 
 def _linear_layers(module: LanguageModel) -> list[tuple[str, nn.Module]]:
-    layers: list[tuple[str, nn.Module]] = [("head", module.embedding if module.output is None else module.output)]
+    layers: list[tuple[str, nn.Module]] = []
     for index, block in enumerate(module.blocks):
         mixer, ffn = cast(nn.Module, block.mixer), cast(nn.Module, block.ffn)
         parts = (mixer.q_proj, mixer.k_proj, mixer.v_proj, mixer.o_proj, ffn.gate, ffn.up, ffn.down)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foundling.models.kernels.structs import BF16, F32, INT4, INT8, Matrix, address
@@ -38,14 +39,31 @@ def weight_of(layer: nn.Module) -> Weight | None:
         return _quantized(layer)
     if type(layer) is not nn.Linear and type(layer) is not nn.Embedding:  # a subclass may compute something else
         return None
-    matrix = layer.weight
+    return _dense(layer.weight, layer.bias if isinstance(layer, nn.Linear) else None)
+
+
+def head_of(layer: nn.Module) -> list[Weight]:
+    """The head's weight, in two parts where the vocabulary is no whole number of panels: the rest is a small copy,
+    filled up with zeros. Empty if the kernels do not know its form."""
+    weight = weight_of(layer)
+    if weight is not None:
+        return [weight]
+    if type(layer) is not nn.Embedding and (type(layer) is not nn.Linear or layer.bias is not None):
+        return []
+    matrix = layer.weight.detach()
+    whole = matrix.shape[0] // PANEL * PANEL
+    rest = F.pad(matrix[whole:], (0, 0, 0, whole + PANEL - matrix.shape[0]))
+    parts = [_dense(part, None) for part in (matrix[:whole], rest)]
+    return [part for part in parts if part is not None] if whole and None not in parts else []
+
+
+def _dense(matrix: Tensor, bias: Tensor | None) -> Weight | None:
     kinds = {torch.float32: F32, torch.bfloat16: BF16}
-    own_bias = layer.bias if isinstance(layer, nn.Linear) else None
     if matrix.dtype not in kinds or not matrix.is_contiguous() or matrix.device.type != "cpu":
         return None
     if matrix.shape[0] % PANEL or matrix.shape[1] % PANEL:
         return None
-    shift = None if own_bias is None else own_bias.detach().float().contiguous()
+    shift = None if bias is None else bias.detach().float().contiguous()
     n, k = matrix.shape
     struct = Matrix(kinds[matrix.dtype], 0, 0, 0, n, k, address(matrix.detach()), address(shift))
     return Weight(struct, matrix, shift)

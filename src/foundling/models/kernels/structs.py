@@ -1,4 +1,4 @@
-"""The C structures of `matmul.h`, `tiles.h`, `attention.h`, `tile_attention.h` and `decoder.c`, and the library that they go to."""
+"""The C structures of `matmul.h`, `attention.h` and `decoder.c`, and the library that they go to."""
 
 from __future__ import annotations
 
