@@ -20,8 +20,8 @@ from foundling.planning.estimate import plan_life
 from foundling.planning.scaling_law import FLOPS_PER_PARAMETER
 from foundling.recipes.recipe import Recipe, check_recipe
 
-SIZES = ("foundling-25k", "foundling-50k", "foundling-100k", "foundling-147k", "foundling-220k")
-TOKENS = ("1.4M", "2.8M", "4.2M")  # on less, small models have not yet learnt to copy from their context
+SIZES = ("foundling-100k", "foundling-147k", "foundling-220k", "foundling-400k", "foundling-1m")
+TOKENS = ("2.8M", "4.2M", "5.6M")  # on less, small models have not yet learnt to copy from their context
 Many = Parameter(consume_multiple=True, negative="")
 
 
@@ -31,7 +31,7 @@ def scale(
     sizes: Annotated[list[str] | None, Many] = None,
     tokens: Annotated[list[str] | None, Many] = None,
     budgets: Annotated[list[str] | None, Many] = None,
-    held_out: str | None = "foundling-1m",
+    held_out: str | None = "foundling-4m",
     vocab_size: int = 512,
     context: int = 256,
     batch_size: int = 8,
@@ -47,8 +47,8 @@ def scale(
 
     Args:
         data: text to train on (default: the text that is installed with Python).
-        sizes: presets of the ladder, five or more (default: foundling-25k to foundling-220k).
-        tokens: every size is trained on each of these amounts (default: 1.4M 2.8M 4.2M).
+        sizes: presets of the ladder, five or more (default: foundling-100k to foundling-1m).
+        tokens: every size is trained on each of these amounts (default: 2.8M 4.2M 5.6M).
         budgets: FLOPs, in place of --tokens: every size is trained at each, on C / 6N tokens.
         held_out: a larger preset that is predicted, then trained on the most tokens; "" for none.
         vocab_size: of the ladder's tokenizer.

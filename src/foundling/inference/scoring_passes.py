@@ -19,6 +19,11 @@ class Forward(Protocol):
     """Passes behind one prefix of `start` tokens; 0: none has been read."""
 
     start: int
+    pass_tokens: int  # at most, padding included
+
+    def room(self, length: int) -> int:
+        """Tokens of a pass that a row of this length takes."""
+        return length
 
     def read(self, tokens: Tensor) -> None:
         """Compute the prefix (1, start)."""
@@ -33,8 +38,10 @@ class Forward(Protocol):
         """
 
 
-class PackedBehind:
-    """Passes by the native kernels."""
+class PackedBehind(Forward):
+    """Passes by the packed forward pass."""
+
+    pass_tokens = 2048
 
     def __init__(self, packed: PackedForward) -> None:
         self.packed, self.start = packed, 0
@@ -54,19 +61,27 @@ class PackedBehind:
         return self.packed.hidden(tokens, Context(positions, tree=tree), valid, outputs, self.prefix)
 
 
-class NativeBehind:
+class NativeBehind(Forward):
     """Passes by the native decoder, over a paged cache of their own. Every token sees those before it in its row."""
 
-    def __init__(self, decoder: NativeDecoder, dtype: torch.dtype) -> None:
-        self.decoder, self.dtype, self.start = decoder, dtype, 0
+    pass_tokens = 1024  # more and the threads' shares outgrow their caches
+
+    def __init__(self, decoder: NativeDecoder, dtype: torch.dtype, start: int) -> None:
+        self.decoder, self.dtype, self.start = decoder, dtype, start
         self.state: list[Any] = []
 
     def read(self, tokens: Tensor) -> None:
         """Compute the prefix (1, start)."""
-        self.start = tokens.shape[1]
         self._grow(1 + -(-self.start // BLOCK))
         table = torch.arange(1, 1 + -(-self.start // BLOCK))[None]
-        self._run(tokens, torch.arange(self.start)[None], torch.ones_like(tokens, dtype=torch.bool), table, 0)
+        for at in range(0, self.start, self.pass_tokens):
+            part = tokens[:, at : at + self.pass_tokens]
+            positions = at + torch.arange(part.shape[1])[None]
+            self._run(part, positions, torch.ones_like(part, dtype=torch.bool), table, at)
+
+    def room(self, length: int) -> int:
+        """As `Forward.room`: whole blocks, and the prefix's last one may be begun."""
+        return -(-(length + self.start % BLOCK) // BLOCK) * BLOCK
 
     def hidden(
         self, tokens: Tensor, positions: Tensor, valid: Tensor, outputs: Tensor, visible: Tensor | None
@@ -93,17 +108,20 @@ class NativeBehind:
             return self.decoder.hidden(tokens, Context(positions, cache=view), self.state)
 
     def _grow(self, blocks: int) -> None:
-        """Room for so many blocks; what the prefix's hold stays."""
+        """Room for so many blocks, and at least a pass; what the prefix's hold stays."""
         if self.state and self.state[0].keys.shape[0] >= blocks:
             return
         before, kept = self.state, 1 + -(-self.start // BLOCK)
+        blocks = max(blocks, kept + self.pass_tokens // BLOCK)
         self.state = list(self.decoder.module.new_state(1, blocks, BLOCK, self.dtype, "cpu"))
         for old, new in zip(before, self.state, strict=False):
             new.keys[:kept], new.values[:kept] = old.keys[:kept], old.values[:kept]
 
 
-class ModuleBehind:
+class ModuleBehind(Forward):
     """Passes by the module itself, which can do it for every model with keys and values."""
+
+    pass_tokens = 2048
 
     def __init__(self, runner: Runner) -> None:
         self.runner, self.start = runner, 0

@@ -1,4 +1,4 @@
-"""Scores of many continuations at once, each shared beginning computed once: no cache blocks, few large passes.
+"""Scores of many continuations at once, each shared beginning computed once, in few large passes.
 
 All pairs are known beforehand, so what they share need not be discovered. A context and its continuations are one row,
 a tree of tokens: continuations branch off the context's last token and see only their own branch. Rows that begin
@@ -27,7 +27,6 @@ from foundling.models.quantized import QuantizedLinear
 Pair = tuple[Sequence[int], Sequence[int]]  # token ids of (context, continuation)
 LONGEST = 4096  # tokens of a row: its mask has the square of that; longer pairs go through the paged cache
 SHARED = 48  # tokens that contexts must have in common to stand behind a prefix of their own
-PASS_TOKENS = 1024  # tokens of a pass, padding included
 HEAD_VALUES = 1 << 22  # logits computed at a time: bounds memory where the vocabulary is large
 
 
@@ -162,8 +161,8 @@ class TreeScorer:
     def score(self, groups: Sequence[Group], wanted: frozenset[int] | None = None) -> Iterator[tuple[int, Score]]:
         """(pair, score) of all pairs, pass by pass. Passes that hold no `wanted` pair are left out."""
         for group in groups:
-            batches = [batch for batch in _batches(group.rows) if wanted is None or _has(batch, wanted)]
             forward = self._forward_of(group)
+            batches = [batch for batch in _batches(group.rows, forward) if wanted is None or _has(batch, wanted)]
             if group.prefix and batches:
                 forward.read(torch.tensor([group.prefix], device=self.runner.device))
                 self.tokens += len(group.prefix)
@@ -176,7 +175,7 @@ class TreeScorer:
     def _forward_of(self, group: Group) -> Forward:
         decoder = self.runner.native_decoder
         if decoder is not None and decoder.tiles and not any(row.branches for row in group.rows):
-            return NativeBehind(decoder, self.runner.dtype)
+            return NativeBehind(decoder, self.runner.dtype, len(group.prefix))
         longest = len(group.prefix) + max(len(row.tokens) for row in group.rows)
         mixers = [block.mixer for block in self.runner.module.config.blocks]
         windowed = any(mixer.window and mixer.window < longest for mixer in mixers if mixer.kind == "attention")
@@ -232,11 +231,11 @@ def _tree(rows: list[Row], time: int, device: torch.device) -> Tensor:
     return torch.from_numpy(visible).to(device)
 
 
-def _batches(rows: list[Row]) -> Iterator[list[Row]]:
-    """Rows of similar length together, PASS_TOKENS at most (or one row)."""
+def _batches(rows: list[Row], forward: Forward) -> Iterator[list[Row]]:
+    """Rows of similar length together, as many as a pass has room for (or one)."""
     batch: list[Row] = []
     for row in sorted(rows, key=lambda row: -len(row.tokens)):
-        if batch and (len(batch) + 1) * len(batch[0].tokens) > PASS_TOKENS:
+        if batch and (len(batch) + 1) * forward.room(len(batch[0].tokens)) > forward.pass_tokens:
             yield batch
             batch = []
         batch.append(row)

@@ -18,6 +18,7 @@ LADDER = {
     "foundling-100k": (2, 64, 2, 1, 192),
     "foundling-147k": (3, 64, 2, 1, 192),
     "foundling-220k": (3, 80, 2, 1, 224),
+    "foundling-400k": (4, 96, 3, 1, 288),
     "foundling-1m": (5, 128, 4, 2, 384),
     "foundling-2m": (5, 192, 6, 2, 512),
     "foundling-3m": (5, 256, 4, 2, 512),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -15,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from foundling.core.errors import FoundlingError
 from foundling.serving.engine_loop import Stream
-from foundling.serving.errors import ApiError
+from foundling.serving.errors import ApiError, server_error
 from foundling.serving.replies import Choice
 from foundling.serving.request_log import CLIENT_CLOSED, note
 from foundling.serving.service import Service
@@ -23,6 +24,7 @@ from foundling.serving.service import Service
 if TYPE_CHECKING:
     from foundling.inference.requests import Request
 
+log = logging.getLogger("foundling.serving")
 T = TypeVar("T")
 DONE = b"data: [DONE]\n\n"
 PARTING = 5.0  # seconds: what a stream that ran out of time gets to say so
@@ -252,6 +254,9 @@ async def _encoded(form: Format, pieces: Pieces) -> AsyncIterator[bytes]:
         yield _sse(ApiError(400, str(error)).body())
     except ApiError as error:
         yield _sse(error.body())
+    except Exception:  # the headers are out: the caller can only be told in the stream
+        log.exception("an answer broke off in the middle of its stream")
+        yield _sse(server_error().body())
 
 
 def _sse(chunk: dict[str, Any]) -> bytes:

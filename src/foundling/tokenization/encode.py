@@ -3,8 +3,9 @@
 <split>.bin         token ids, uint16 or uint32 little-endian; each document is [end-of-text] + its ids
 <split>.index.npy   (documents + 1,) int64 offsets into it
 <split>.bytes.npy   (documents,) int64 UTF-8 bytes of each document
-tokens.json         dtype, vocab_size, eot_id, the size of each split and the phases of a curriculum (share of the
-                    steps, tokens); the tokenizer's files lie beside it
+<split>.source.npy  (documents,) int32 which of the split's sources each document is from
+tokens.json         dtype, vocab_size, eot_id, the size of each split, the names of its sources, and the phases of a
+                    curriculum (share of the steps, tokens); the tokenizer's files lie beside it
 """
 
 from __future__ import annotations
@@ -42,14 +43,15 @@ def build(config: TokenizeConfig, inputs: Inputs, draft: Draft) -> None:
     tokenizer.save(draft.path)
     dtype = np.dtype("<u2") if tokenizer.vocab_size <= 1 << 16 else np.dtype("<u4")
     encoder = BulkEncoder(tokenizer, fast=config.fast)
-    splits = {}
+    splits, names = {}, {}
     for split in SPLITS:
         batches = _batches(corpus.file(f"{split}.parquet"), config.batch_bytes)
         splits[split] = write_split(draft.path, split, batches, encoder, tokenizer.eot_id, dtype)
+        names[split] = _write_sources(corpus.file(f"{split}.parquet"), draft.path / f"{split}.source.npy")
     if not splits["train"]["documents"]:
         raise FoundlingError("the corpus has no training documents", "there is nothing to tokenize")
     about = {"dtype": dtype.name, "vocab_size": tokenizer.vocab_size, "eot_id": tokenizer.eot_id, "splits": splits}
-    about["sources"] = _sources(corpus.file("train.parquet"))
+    about["sources"], about["source_names"] = _sources(corpus.file("train.parquet")), names
     about["phases"] = _phases(corpus, np.load(draft.path / "train.index.npy"))
     write_json(draft.path / "tokens.json", about)
     draft.metrics |= splits
@@ -63,6 +65,15 @@ def _sources(train: Path) -> list[dict[str, Any]]:
     table = pl.scan_parquet(train).group_by("source").agg(columns).collect(engine="streaming")
     rows = table.sort(["bytes", "source"], descending=[True, False]).to_dicts()
     return [row | {"licences": sorted(filter(None, row["licences"]))} for row in rows]
+
+
+def _write_sources(split: Path, file: Path) -> list[str]:
+    """The source of each document, as numbers; returns the sources' names."""
+    column = pl.scan_parquet(split).select("source").collect(engine="streaming")["source"].fill_null("")
+    names = sorted(column.unique())
+    numbers = column.replace_strict(names, range(len(names)), return_dtype=pl.Int32)
+    np.save(file, numbers.to_numpy())
+    return names
 
 
 def _phases(corpus: Artifact, index: NDArray[np.int64]) -> list[dict[str, float]]:

@@ -18,6 +18,7 @@ class TokenSplit:
         stream: (tokens,) the documents one after another, memory-mapped.
         starts: (documents + 1,) int64 offsets into the stream.
         bytes: (documents,) int64 UTF-8 bytes of each document.
+        sources: their names; `source` (documents,) says which each document is from. Both are empty in older files.
         phases: the (share of the rows, tokens) of a curriculum's parts, in order; empty without one.
         planned_rows: the rows that training will take in all; a curriculum's shares are shares of them.
     """
@@ -36,6 +37,10 @@ class TokenSplit:
         self.planned_rows = planned_rows
         self.starts: NDArray[np.int64] = np.load(directory / f"{split}.index.npy")
         self.bytes: NDArray[np.int64] = np.load(directory / f"{split}.bytes.npy")
+        self.sources: list[str] = meta.get("source_names", {}).get(split, [])
+        self.source: NDArray[np.int32] = (
+            np.load(directory / f"{split}.source.npy") if self.sources else np.zeros(0, np.int32)
+        )
         file = directory / f"{split}.bin"
         if not file.stat().st_size:
             raise FoundlingError(f"split {split!r} of tokens {directory.name} is empty", "there is nothing to train on")

@@ -150,6 +150,8 @@ LONG_VARIANTS: list[dict[str, Any]] = [
     {"heads": 3, "kv_heads": 3, "window": 140, "head_dim": 64},
     {"heads": 20, "kv_heads": 1, "window": 30, "head_dim": 96},  # more queries of a token than a tile has
     {"heads": 2, "kv_heads": 2, "dim": 1024, "hidden": 1040},  # more inputs than are taken at once
+    {"heads": 7, "kv_heads": 1, "head_dim": 128, "dim": 80, "vocab": 93},  # inputs that are no whole tiles
+    {"heads": 10, "kv_heads": 2, "head_dim": 256},
 ]
 
 

@@ -222,6 +222,14 @@ def test_failed_continuations_are_errors(running: Any, ending: str, status: int)
         list(client.chat.completions.create(model="foundling", messages=USER, stream=True))
 
 
+def test_a_fault_of_ours_in_a_stream_is_told(running: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against a stream that just stops, which its caller takes for a whole answer."""
+    server = running()
+    monkeypatch.setattr("foundling.serving.chat_completions.ChatStream.closing", lambda self: 1 / 0)
+    with pytest.raises(openai.APIError, match="the server failed while answering"):
+        list(server.client().chat.completions.create(model="foundling", messages=USER, stream=True))
+
+
 def test_the_stop_token_is_counted_but_not_shown(running: Any) -> None:
     """Guards logprobs that spell exactly the content, beside usage that bills what was computed."""
     server = running(reply="ab<|im_end|>", special=True)

@@ -70,6 +70,8 @@ def _check_token_files(path: Path, tokenizer: Tokenizer) -> None:
         stream = np.fromfile(path / f"{split}.bin", about["dtype"])
         index, sizes = np.load(path / f"{split}.index.npy"), np.load(path / f"{split}.bytes.npy")
         assert about["splits"][split] == {"documents": len(texts), "tokens": len(stream), "bytes": int(sizes.sum())}
+        sources = np.load(path / f"{split}.source.npy")
+        assert len(sources) == len(texts) and set(sources) == set(range(len(about["source_names"][split])))
         for number, text in enumerate(texts):
             ids = stream[index[number] : index[number + 1]].tolist()
             assert ids == [about["eot_id"], *tokenizer.encode(text)] and sizes[number] == len(text.encode())

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
@@ -161,6 +163,26 @@ def test_loss_by_place_adds_up_to_the_whole(tmp_path: Path) -> None:
         )
     assert scores["nats_per_token"] == pytest.approx(total / held_out.tokens, rel=1e-5)
     assert {"nats_per_token_from_0", "nats_per_token_from_16"} <= scores.keys()
+
+
+def test_loss_by_source_is_that_of_its_documents_alone(tmp_path: Path) -> None:
+    """Guards against a document counted for another source, and against sources that do not add up to the whole."""
+    directory = write_tokens(tmp_path / "mixed", documents=12)
+    meta = json.loads((directory / "tokens.json").read_text())
+    (directory / "tokens.json").write_text(json.dumps(meta | {"source_names": {"validation": ["books", "code"]}}))
+    np.save(directory / "validation.source.npy", np.array([0, 1, 1] * 4, dtype=np.int32))
+    split = TokenSplit(directory, "validation")
+    held_out, module = HeldOut(split, 32, 10_000), decoder(split.vocab_size)
+    with torch.no_grad():
+        scores = held_out.score(module)
+        bits = {"books": 0.0, "code": 0.0}
+        for document in range(12):
+            rows = [row for row in held_out.rows if row[1] in range(split.starts[document], split.starts[document + 1])]
+            total = sum(float(next_token_loss(module, held_out._batch([row])).total) for row in rows)
+            bits[("books", "code", "code")[document % 3]] += total / math.log(2)
+    for name, n in {"books": split.bytes[::3].sum(), "code": split.bytes.sum() - split.bytes[::3].sum()}.items():
+        assert scores[f"bits_per_byte/{name}"] == pytest.approx(bits[name] / n, rel=1e-5)
+    assert sum(bits.values()) == pytest.approx(scores["bits_per_byte"] * split.bytes.sum(), rel=1e-5)
 
 
 def test_diagnosis_measures_activations_and_logits(tmp_path: Path, split: TokenSplit) -> None:

@@ -155,10 +155,11 @@ static void normed(const Pass *pass, const float *weight, float eps, Inputs *in,
     barrier(thread);
 }
 
-/* How many of the query heads that share a key head are one piece: a divisor of their number. */
-static int heads_together(const Shape *s, int in_tiles) {
-    int group = s->heads / s->kv_heads, heads = in_tiles ? LANES : 3;
-    while (group % heads) heads--;
+/* How many of the query heads that share a key head are one piece: a divisor of their number, smaller where there would
+   be few pieces. */
+static int heads_together(const Pass *pass, const Shape *s, int threads) {
+    int group = s->heads / s->kv_heads, heads = pass->in_tiles ? LANES : 3, least = pass->in_tiles ? threads : 4 * threads;
+    while (heads > 1 && (group % heads || pass->n_runs * (s->heads / heads) < least)) heads--;
     return heads;
 }
 
@@ -172,8 +173,7 @@ static void attention(const Pass *pass, const Layer *layer, Thread *thread) {
              thread);
     for (int t; (t = take(thread, (int)pass->tokens)) >= 0;) place_token(pass, layer, t);
     barrier(thread);
-    int heads = heads_together(s, pass->in_tiles);
-    if (!pass->in_tiles && pass->n_runs * s->heads / heads < 4 * thread->team->size) heads = 1; /* share few pieces better */
+    int heads = heads_together(pass, s, thread->team->size);
     int pieces = (int)pass->n_runs * (s->heads / heads);
     for (int piece; (piece = take(thread, pieces)) >= 0;) attention_piece(pass, layer, &mid, piece, heads, thread);
     barrier(thread);

@@ -27,6 +27,7 @@ from foundling.models.layers.parts import LayerState
 from foundling.models.layers.rope import rope_tables
 
 RUN, TILE_RUN = 4, 16  # neighbouring tokens of a row that share a pass over its keys; the same in tiles
+FEW = 64  # from so many tokens on, products in tiles arrange the weights, not the inputs
 TILE_ROWS = 32  # inputs and results of products in tiles have whole groups of so many rows
 TILE_WORK = 10  # `tile_attention.h`: vectors that it works in, per dimension of a head
 TILE_WIDEST = 256  # and the most dimensions of a head
@@ -63,8 +64,15 @@ class NativeDecoder:
             *(self._layer(i, cast(Block, b)) for i, b in enumerate(module.blocks))
         )
         self.norm = self._norm(module.norm)
-        first = self.layers[0]
-        self.widths = (first.q.n + first.k.n + first.v.n, 2 * max(layer.gate.n for layer in self.layers))
+        self.widths = (
+            max(layer.q.n + layer.k.n + layer.v.n for layer in self.layers),
+            2 * max(layer.gate.n for layer in self.layers),
+        )
+        self.inputs = {
+            "wide": self.config.dim,
+            "mid": max(layer.o.k for layer in self.layers),
+            "inner": max(layer.down.k for layer in self.layers),
+        }
         self.space: Space | None = None
 
     def hidden(self, tokens: Tensor, ctx: Context, state: list[LayerState]) -> Tensor:
@@ -143,17 +151,13 @@ class NativeDecoder:
         table = table.contiguous()
         longest = -(-table.shape[1] * self.layers[0].shape.block_size // PANEL) * PANEL
         space = self._space(positions.shape[0], longest).tensors
-        first, config = self.layers[0], self.config
+        config = self.config
         inputs = [
             Inputs(
                 *(address(space[f"{name}_{part}"]) for part in ("values", "codes", "scales", "zeros")), k, 0, 0,
                 address(space[f"{name}_pairs"]) if self.tiles else None,
             )
-            for name, k in (
-                ("wide", config.dim),
-                ("mid", first.o.k),
-                ("inner", max(layer.down.k for layer in self.layers)),
-            )
+            for name, k in self.inputs.items()
         ]  # fmt: skip
         work = Pass(
             self.layers, len(self.layers), config.dim, *self.norm, positions.shape[0], table.shape[1], longest,
@@ -171,23 +175,23 @@ class NativeDecoder:
             self.space = self._new_space(tokens, longest, threads)
         elif kept.tokens < tokens or kept.longest < longest or kept.threads < threads:
             sizes = max(tokens, kept.tokens), max(longest, kept.longest), max(threads, kept.threads)
+            self.space = kept = None  # its memory goes to the new one
             self.space = self._new_space(*sizes)
         assert self.space is not None
         return self.space
 
     def _new_space(self, tokens: int, longest: int, threads: int) -> Space:
-        first, tokens = self.layers[0], _whole(tokens)
+        tokens = _whole(tokens)
         tensors = {
             "qkv": torch.empty(tokens, self.widths[0]),
             "gated": torch.empty(tokens, self.widths[1]),
             "scores": torch.empty(threads, 3 * RUN * longest),
             "keys": _aligned(threads, TILE_WORK * max(layer.shape.head_dim for layer in self.layers) * PANEL),
         }
-        widths = {"wide": self.config.dim, "mid": first.o.k, "inner": self.widths[1] // 2}
-        for name, k in widths.items():
+        for name, k in self.inputs.items():
             tensors[f"{name}_values"] = torch.empty(tokens, k)
             tensors[f"{name}_codes"] = _codes(tokens, k)
-            tensors[f"{name}_pairs"] = _pairs(tokens if self.tiles else 0, k)
+            tensors[f"{name}_pairs"] = _pairs(min(tokens, FEW) if self.tiles else 0, k)
             tensors[f"{name}_scales"] = torch.empty(tokens, k // PANEL)
             tensors[f"{name}_zeros"] = torch.empty(tokens, k // PANEL, dtype=torch.int32)
         return Space(tokens, longest, threads, tensors)
@@ -199,7 +203,7 @@ def linear(library: ctypes.CDLL, weight: Matrix, x: Tensor, in_tiles: bool = Fal
     n, groups = rows.shape[0], weight.k // weight.group if weight.group else 1
     codes, scales = _codes(n, weight.k), torch.empty(n, groups)
     zeros, y = torch.empty(n, groups, dtype=torch.int32), torch.empty(_whole(n), weight.n)
-    pairs = _pairs(n, weight.k) if in_tiles and weight.kind == BF16 else None
+    pairs = _pairs(min(n, FEW), weight.k) if in_tiles and weight.kind == BF16 else None
     inputs = Inputs(address(rows), address(codes), address(scales), address(zeros), weight.k, 0, 0, address(pairs))
     library.linear(ctypes.byref(weight), ctypes.byref(inputs), n, address(y), weight.n, torch.get_num_threads())
     return y[:n].unflatten(0, x.shape[:-1])

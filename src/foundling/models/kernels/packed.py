@@ -1,9 +1,8 @@
 """A forward pass over many tokens at once, for stacks of attention and gated feed-forward blocks on the CPU.
 
-Where hundreds of tokens go through a layer together, the matrix products are best left to torch (oneDNN uses AMX and
-AVX-512 tiles); what is left over, norms, rotations and activations, is more than half of the time in bfloat16. Here
-each of those is one native pass over memory (`pointwise.c`), and padding goes through no product. The numbers are the
-module's own to within rounding; `decoder.py` is for the few tokens of a decoding step.
+For float32, trees of tokens and whatever else `decoder.py` does not do: the matrix products are torch's; what is left
+over, norms, rotations and activations, is more than half of the time in bfloat16. Here each of those is one native pass
+over memory (`pointwise.c`), and padding goes through no product. The numbers are the module's own to within rounding.
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
 Keys and values come in blocks of 128 positions, counted from the row's beginning; after each block sums and the largest
 score so far are brought up to date (Dao et al. 2022, arXiv:2205.14135). A block that a query may not see changes nothing
-for it, so that a token's result is the same in every batch here too. Weights are rounded to bfloat16, as the queries are. */
+for it, so that a token's result is the same in every batch here too, as long as all numbers are finite. Weights are rounded
+to bfloat16, as the queries are. */
 
-#if defined(__AMX_BF16__) && defined(__linux__)
+#if defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__linux__)
 #define KEYS 128       /* positions of a block */
 #define CHUNK 32       /* positions that one instruction sums over */
 #define TILES 4        /* at most: groups of sixteen queries that share a block's transposed values */
@@ -15,9 +16,6 @@ typedef struct {
     vec most, total;
     ivec position; /* of each query */
 } Softmax;
-
-/* The vectors of 64 bytes that attention over heads of this width needs to work in. */
-#define TILE_WORK(width) (10 * (width))
 
 /* Values of positions [begin, begin + 128): tiles (32 positions, 16 dims) of 16 dims x 16 pairs of positions. */
 static void arrange_values(const Piece *p, int64_t begin, int64_t from, int64_t to, vec *values) {
@@ -39,6 +37,7 @@ static void arrange_values(const Piece *p, int64_t begin, int64_t from, int64_t 
             transpose16(pairs, values + c * width + d);
         }
     }
+    STORED();
 }
 
 /* Scores of sixteen queries and the 16 positions from `begin + 16 * tile` on, four such tiles at a time. */
@@ -69,6 +68,7 @@ static void score_tiles(const Piece *p, int64_t begin, int64_t from, int64_t to,
 
 /* 2^x for x <= 0: Taylor's polynomial of the fraction; relative error below 3e-7. NaN stays. */
 INLINE vec power_of_two(vec x) {
+    x = vmax(splat(-1000), x); /* no infinity, whose difference from itself is not a number */
     vec whole = (vec)_mm512_roundscale_ps((__m512)x, 0), r = x - whole;
     vec p = r * 1.5403530e-4f + 1.3333558e-3f;
     p = p * r + 9.6181291e-3f;
@@ -100,6 +100,7 @@ static vec weigh(const Piece *p, Softmax *s, int64_t begin, int64_t first, int64
         __m512i halves = (__m512i)_mm512_cvtne2ps_pbh((__m512)b, (__m512)a);
         scores[j / 2] = (vec)_mm512_permutexvar_epi16(order, halves);
     }
+    STORED();
     s->most = most;
     s->total = total;
     return before;
@@ -146,7 +147,7 @@ static void take_queries(const Piece *p, int group, vec *queries, Softmax *s) {
     arrange(rows, width, count, width, queries);
 }
 
-/* At most 64 queries. work: TILE_WORK(head_dim) vectors */
+/* At most 64 queries. work: 10 * head_dim vectors (TILE_WORK in decoder.py) */
 static void attend_tiles(const Piece *p, vec *work) {
     int64_t width = p->shape->head_dim, window = p->shape->window, last = p->positions[p->tokens - 1] + 1;
     int64_t oldest = window && p->positions[0] + 1 > window ? p->positions[0] + 1 - window : 0;
@@ -165,6 +166,7 @@ static void attend_tiles(const Piece *p, vec *work) {
             vec before = weigh(p, state + g, begin, first * CHUNK, end * CHUNK, scores);
             if (begin > oldest)
                 for (int64_t d = 0; d < width; d++) sums[d] *= before;
+            STORED();
             add_values(values, scores, first, end, width, sums);
         }
     }

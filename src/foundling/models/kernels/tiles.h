@@ -4,10 +4,13 @@ The left factor's rows are tiles as they lie, 16 rows of 32; the right one's are
 side by side. For few tokens the weights stand left: they are read once, forward, and one token takes as long as 16, still
 less than by `half_tile`, so that a step waits for memory alone. For many tokens the weights are arranged, 32 outputs at a
 time, and the tokens stand left: sums then lie as the result does. Either way a token's sums have the same order, whatever
-the other tokens are: what was in y first, the inputs one after the other, the bias last. */
+the other tokens are: what was in y first, then the inputs, 32 after 32, the bias last. */
 
-#if defined(__AMX_BF16__) && defined(__linux__)
+#if defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__linux__)
 #define TILE_INPUTS 32
+
+/* The intrinsics do not tell the compiler that they read memory: what was stored must be there before they do. */
+#define STORED() __asm__ volatile("" ::: "memory")
 
 typedef struct {
     uint8_t palette, start, reserved[14];
@@ -25,6 +28,7 @@ static void tiles_begin(TileConfig *before) {
     TileConfig full = {.palette = 1};
     for (int i = 0; i < 8; i++) full.rows[i] = 16, full.bytes[i] = 64;
     _tile_storeconfig(before);
+    STORED();
     _tile_loadconfig(&full);
 }
 
@@ -44,6 +48,7 @@ static void arrange(const uint16_t *rows, int64_t ld, int some, int64_t k, vec *
         for (int r = 0; r < LANES; r++) from[r] = r < some ? load((const float *)(rows + r * ld + i)) : (vec){0};
         transpose16(from, to);
     }
+    STORED();
 }
 
 /* The pairs of a group of 16 tokens. */
@@ -58,6 +63,7 @@ INLINE void gather(float *sums, const float *y, int64_t ldy, int tokens) {
     vec rows[LANES];
     for (int t = 0; t < LANES; t++) rows[t] = t < tokens ? load(y + t * ldy) : (vec){0};
     transpose16(rows, (vec *)sums);
+    STORED();
 }
 
 /* A tile of sums (outputs, tokens) into y (tokens, ldy). */
