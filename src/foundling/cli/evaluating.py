@@ -15,8 +15,8 @@ from foundling.cli.flags import config_data, flag_parameters, with_parameters
 from foundling.cli.stages import port_and_output_flags, run_standalone
 from foundling.core import progress
 from foundling.core.artifacts import Artifact, Store
-from foundling.core.errors import FoundlingError
-from foundling.core.lives import artifact_of, last_of_kind
+from foundling.core.errors import FoundlingError, nearest
+from foundling.core.lives import artifact_of, last_of_kind, lives
 from foundling.evaluation.config import EvaluateConfig
 from foundling.inference.remote import is_url
 from foundling.pipeline import STAGES
@@ -37,11 +37,13 @@ def _evaluate(models: tuple[str, ...] = (), html: Path | None = None, json: bool
             raise FoundlingError("there is no model to score: the store has none", fix="Name a model, a path or a URL")
         models = (key,)
     found: dict[str, Artifact] = {}
+    names: list[str] = []
     name = flags.pop("name", None) or "evaluate"
     for model in models or (config["url"],):
         asked = {**config, "url": model} if is_url(model) else config
         ports: dict[str, Any] = {} if is_url(model) else {"model": model}
         own_name = name if len(models) < 2 else f"{name}-{_slug(model)}"
+        names.append(f"{own_name}/evaluate")
         progress.set_quiet(bool(json))
         found[model] = run_standalone(stage, asked, name=own_name, quiet=True, **ports, **flags)
     if html is not None:
@@ -57,6 +59,8 @@ def _evaluate(models: tuple[str, ...] = (), html: Path | None = None, json: bool
             progress.console.print(model)
         print_scores(artifact)
         print(artifact.path)
+    if len(found) > 1:
+        progress.console.print(f"foundling compare {' '.join(names[:2])}")
 
 
 def compare(first: str, second: str, *, html: Path | None = None, store: StorePath = None, json: bool = False) -> None:
@@ -116,7 +120,9 @@ def judge(
 def _evaluation(store: Store, spec: str) -> Artifact:
     artifact = artifact_of(store, spec, "evaluation")
     if artifact is None:
-        raise FoundlingError(f"there is no evaluation {spec!r}", f"the store is {str(store.root)!r}")
+        named = [f"{life.name}/{stage}" for life in lives(store) for stage in life.stages if stage.startswith("eval")]
+        what = nearest(spec, named) or f"the newest are {', '.join(named[-5:]) or 'none'}"
+        raise FoundlingError(f"there is no evaluation {spec!r} in {str(store.root)!r}", what)
     return artifact
 
 

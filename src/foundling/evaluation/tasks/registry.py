@@ -107,9 +107,17 @@ def _asked_again(config: EvaluateConfig, tasks: list[Evaluable]) -> list[Evaluab
         unused -= forms.keys()
         found += list(forms.values()) or [task]
     if unused:
-        names = ", ".join(task.task.name for task in tasks)
-        raise FoundlingError(f"--{min(unused)} fits none of the tasks", f"they are {names}")
+        names, form = ", ".join(task.task.name for task in tasks), min(unused)
+        raise FoundlingError(f"--{form} fits none of the tasks", f"they are {names}", f"It is for {_FITS[form]}")
     return found
+
+
+_FITS = {
+    "perturb": "multiple choice and generated answers, such as arc-easy or triviaqa",
+    "jailbreak": "requests to refuse, such as advbench",
+    "styles": "generated answers, such as triviaqa",
+    "snowball": "multiple choice with one prompt, such as arc-easy",
+}
 
 
 _BUILT_IN: dict[str, Callable[[EvaluateConfig, Documents], Evaluable]] = {
