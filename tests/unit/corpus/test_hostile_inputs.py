@@ -12,6 +12,8 @@ from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.ipc
+import pyarrow.parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,7 +21,7 @@ from hypothesis import strategies as st
 from foundling.core.errors import FoundlingError
 from foundling.corpus.config import CorpusConfig
 from foundling.corpus.documents import Quarantine
-from foundling.corpus.readers import jsonl, registry
+from foundling.corpus.readers import jsonl, registry, tables
 from foundling.corpus.sources import Piece
 
 CONFIG = CorpusConfig(max_record_bytes=100_000)
@@ -147,6 +149,30 @@ def test_damaged_tables(tmp_path_factory: pytest.TempPathFactory, cut: int, flip
     path = tmp_path_factory.mktemp("fuzz") / "table.parquet"
     path.write_bytes(bytes(data[: max(len(data) - cut, 0)]))
     read(path)
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".arrow"])
+def test_few_bytes_of_a_table_that_are_many_rows(tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against a text that a dictionary holds once, unpacked for all its rows together."""
+    monkeypatch.setattr(tables, "_BYTES", 50_000)
+    rows = pa.array([n % 3 if n % 7 else None for n in range(900)], pa.int32())
+    texts = pa.DictionaryArray.from_arrays(rows, pa.array([letter * 9_000 for letter in "xyz"]))
+    table, path = pa.table({"text": texts, "n": range(900)}), tmp_path / f"table{ending}"
+    if ending == ".parquet":
+        pa.parquet.write_table(table, path)
+    else:
+        with pa.ipc.new_file(path, table.schema) as file:
+            file.write_table(table)
+    quarantine = Quarantine()
+    piece = Piece(str(path), path.name, "file", registry.reader_for(path))
+    frames = list(registry.load(piece.reader)(piece, CONFIG, quarantine))
+    assert max(frame["text"].str.len_bytes().sum() for frame in frames) <= 2 * 50_000
+    found = [(text[0], json.loads(meta)["n"]) for frame in frames for text, meta in frame.select("text", "meta").rows()]
+    assert found == [("xyz"[n % 3], n) for n in range(900) if n % 7]
+    assert [e["position"] for e in quarantine.entries] == [f"row {n}" for n in range(0, 900, 7)][
+        : len(quarantine.entries)
+    ]
+    assert sum(quarantine.counts.values()) == 129
 
 
 def test_chat_logs_and_sequences(tmp_path: Path) -> None:

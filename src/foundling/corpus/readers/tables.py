@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.ipc
 import pyarrow.parquet
@@ -21,15 +24,20 @@ from foundling.corpus.readers.streams import BROKEN, open_stream
 if TYPE_CHECKING:
     from foundling.corpus.sources import Piece
 
-_ROWS = 256  # few, so that a batch is small whatever a row holds
+_ROWS = 256  # of a batch, at most
+_BYTES = 8_000_000  # of a frame's texts, but for a longer row
 
 
 def read_parquet(piece: Piece, config: CorpusConfig, quarantine: Quarantine) -> Iterator[pl.DataFrame]:
-    """Row batches of a Parquet file, read page by page."""
+    """Row batches of a Parquet file, read page by page; what a dictionary holds once stays one text till it is used."""
 
     def batches() -> Iterator[pa.RecordBatch]:
-        with pa.parquet.ParquetFile(piece.path, buffer_size=1 << 20, pre_buffer=False) as file:
-            yield from file.iter_batches(_ROWS)
+        about = pa.parquet.read_metadata(piece.path)
+        texts = [field.name for field in about.schema.to_arrow_schema() if _is_text(field.type)]
+        size = sum(about.row_group(number).total_byte_size for number in range(about.num_row_groups))
+        rows = max(1, min(_ROWS, _BYTES * about.num_rows // max(size, 1)))
+        with pa.parquet.ParquetFile(piece.path, read_dictionary=texts, buffer_size=1 << 20, pre_buffer=False) as file:
+            yield from file.iter_batches(rows)
 
     yield from _guarded(batches, piece, config, quarantine)
 
@@ -73,10 +81,35 @@ def _guarded(open_batches, piece, config, quarantine):  # type: ignore[no-untype
         for batch in open_batches():
             batch.schema.names  # noqa: B018 (raises where a name is not UTF-8, of which polars dies)
             batch.validate(full=True)
-            yield _documents(pl.DataFrame(batch), row, piece, config, quarantine)
-            row += batch.num_rows
+            for part in _parts(batch):
+                yield _documents(pl.DataFrame(part), row, piece, config, quarantine)
+                row += part.num_rows
     except (*BROKEN, UnicodeDecodeError) as error:
         quarantine.add(piece.name, "", f"cannot be read on: {(str(error).splitlines() or [type(error).__name__])[0]}")
+
+
+def _parts(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """Rows whose texts are of about `_BYTES` together, without dictionaries: a megabyte of those may be gigabytes."""
+    sizes = np.zeros(batch.num_rows, dtype=np.int64)
+    for column in batch.columns:
+        coded = pa.types.is_dictionary(column.type)
+        if _is_text(column.type.value_type if coded else column.type):
+            lengths = pc.binary_length(column.dictionary).take(column.indices) if coded else pc.binary_length(column)
+            sizes += lengths.fill_null(0).cast(pa.int64()).to_numpy()
+    edges = np.flatnonzero(np.diff(np.cumsum(sizes) // _BYTES)) + 1
+    for start, end in pairwise([0, *edges.tolist(), batch.num_rows]):
+        part = batch.slice(start, end - start)
+        columns = [c.dictionary_decode() if pa.types.is_dictionary(c.type) else c for c in part.columns]
+        yield pa.RecordBatch.from_arrays(columns, part.schema.names)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+    )
 
 
 def _documents(
