@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
-import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -187,9 +187,8 @@ def data_path(data: Data, folder: Path) -> Path:
     """The local file of a data source; one of the hub is `FOUNDLING_DATA/<hub>/<file>`, or else downloaded."""
     if data.hub is None:
         return find_file(data.file, folder)
-    local = Path(os.environ.get("FOUNDLING_DATA", "")) / data.hub / data.file
-    if local.is_file():
-        return local
+    with suppress(FoundlingError):
+        return find_file(f"{data.hub}/{data.file}", folder)
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 

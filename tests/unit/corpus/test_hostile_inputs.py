@@ -169,9 +169,7 @@ def test_few_bytes_of_a_table_that_are_many_rows(tmp_path: Path, ending: str, mo
     assert max(frame["text"].str.len_bytes().sum() for frame in frames) <= 2 * 50_000
     found = [(text[0], json.loads(meta)["n"]) for frame in frames for text, meta in frame.select("text", "meta").rows()]
     assert found == [("xyz"[n % 3], n) for n in range(900) if n % 7]
-    assert [e["position"] for e in quarantine.entries] == [f"row {n}" for n in range(0, 900, 7)][
-        : len(quarantine.entries)
-    ]
+    assert [e["position"] for e in quarantine.entries[:2]] == ["row 0", "row 7"]
     assert sum(quarantine.counts.values()) == 129
 
 

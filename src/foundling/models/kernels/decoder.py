@@ -238,8 +238,8 @@ def native(module: LanguageModel) -> NativeDecoder | None:
 
 
 def _whole(tokens: int) -> int:
-    """Rows of a buffer for so many tokens."""
-    return -(-tokens // TILE_ROWS) * TILE_ROWS
+    """Rows of a buffer for so many tokens: from `FEW` on, tiles write whole groups of rows."""
+    return tokens if tokens < FEW else -(-tokens // TILE_ROWS) * TILE_ROWS
 
 
 def _codes(tokens: int, k: int) -> Tensor:

@@ -234,7 +234,7 @@ static void dense_product(const Matrix *w, const Inputs *in, int64_t t, int toke
 #define PIECE 3 /* panels handed out at once */
 #define MANY 64 /* tokens from which on the weights are arranged for tiles, and tokens shared out among the threads */
 #define ROWS 32 /* tokens that tiles take at once: inputs and results of many tokens have whole 32 rows */
-#define SHARE 128 /* tokens of a thread: for fewer it is not worth arranging the weights once more */
+#define SHARE 128 /* tokens for each of which, begun, there is a group: for fewer it is not worth arranging the weights */
 
 INLINE int pieces_of(const Matrix *w, int panels) { return (int)((w->n + LANES * panels - 1) / (LANES * panels)); }
 

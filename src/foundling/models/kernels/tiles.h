@@ -144,19 +144,19 @@ static void gate_tokens(const Panel *p, const float *gate, const float *up, uint
         store_bf16(codes + t * ld, silu(load(gate + t * LANES) + shift) * (load(up + t * LANES) + other));
 }
 
-/* Many tokens, [t, end): one or two panels of y (tokens, ldy) = x W^T + bias, or y += that. With `gated`, the panels are a
+/* Many tokens, [begin, end): one or two panels of y (tokens, ldy) = x W^T + bias, or y += that. With `gated`, the panels are a
    gate's and its values', y is only work space, and their product goes there instead. */
-static void many_tokens(const Panel *p, int panels, const Inputs *in, int64_t t, int64_t end, int64_t ldy, int add,
+static void many_tokens(const Panel *p, int panels, const Inputs *in, int64_t begin, int64_t end, int64_t ldy, int add,
                         const Inputs *gated, int64_t column) {
     vec arranged[2][DEEP / 2];
     float sums[4][LANES * LANES] __attribute__((aligned(64))); /* panel 0: 32 tokens; panel 1 */
     int64_t k = in->k, ld = half_stride(in), blocks = (k + DEEP - 1) / DEEP;
-    int64_t deep = (k / TILE_INPUTS + blocks - 1) / blocks * TILE_INPUTS, begin = t;
+    int64_t deep = (k / TILE_INPUTS + blocks - 1) / blocks * TILE_INPUTS;
     for (int64_t from = 0; from < k; from += deep) {
         int64_t some = k - from < deep ? k - from : deep;
         int start = from == 0 && !add, finish = gated && from + some == k;
         for (int i = 0; i < panels; i++) arrange(p[i].weights + from, k, LANES, some, arranged[i]);
-        for (t = begin; t < end; t += ROWS) {
+        for (int64_t t = begin; t < end; t += ROWS) {
             const uint16_t *left = half_codes(in, t) + from, *lower = left + LANES * ld;
             float *y = p[0].y + t * ldy, *z = p[1].y + t * ldy;
             if (start) {
@@ -188,7 +188,7 @@ static void many_tokens(const Panel *p, int panels, const Inputs *in, int64_t t,
         }
     }
     for (int i = 0; !gated && i < panels; i++)
-        for (t = begin; p[i].bias && t < end; t++) store(p[i].y + t * ldy, load(p[i].y + t * ldy) + load(p[i].bias));
+        for (int64_t t = begin; p[i].bias && t < end; t++) store(p[i].y + t * ldy, load(p[i].y + t * ldy) + load(p[i].bias));
 }
 
 static Panel panel_of(const Matrix *w, int64_t first, float *y) {
