@@ -26,6 +26,7 @@ from foundling.corpus.config import CorpusConfig
 from foundling.corpus.decontaminate import HeldOut
 from foundling.corpus.documents import SCHEMA, Quarantine, with_ids
 from foundling.corpus.readers import registry
+from foundling.corpus.readers.tables import parquet_batches, parts
 from foundling.corpus.repeated import write_pieces
 from foundling.corpus.rules import c4, fineweb, gopher, language, licences, personal, shape, web
 from foundling.corpus.rules.rule import Rule, apply
@@ -40,7 +41,6 @@ DROPPED_SCHEMA = pa.schema(
     }
 )
 PORTION_BYTES = 8_000_000
-_ROWS = 1024
 FACT_BYTES = 32
 MIN_SHINGLES = 20  # a text with fewer runs of five words is compared exactly only: MinHash says nothing about it
 
@@ -205,6 +205,6 @@ def read_quarantine(folder: Path) -> list[dict[str, str]]:
 
 def rows_of(file: Path) -> Iterator[pl.DataFrame]:
     """The rows of a Parquet file in frames of bounded size."""
-    with pa.parquet.ParquetFile(file) as table:
-        for batch in table.iter_batches(_ROWS):
-            yield cast(pl.DataFrame, pl.from_arrow(batch))
+    for batch in parquet_batches(file):
+        for part in parts(batch):
+            yield cast(pl.DataFrame, pl.from_arrow(part))

@@ -87,7 +87,7 @@ def _refuse_empty(
         return
     reasons: Counter[str] = sum((Counter(count["quarantine"]) for count in counts), Counter())
     for folder in folders:
-        reasons.update(pl.read_parquet(folder / "dropped.parquet")["reason"].to_list())
+        reasons.update(pl.read_parquet(folder / "dropped.parquet", columns=["reason"])["reason"].to_list())
     why = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common(6)) or "there was nothing in it"
     raise FoundlingError(f"no document of {', '.join(config.data)} is left", why, "Check the data or relax the rules")
 
@@ -165,12 +165,14 @@ def _beginnings(folders: Sequence[Path], wanted: Sequence[int]) -> dict[int, dic
     start = 0
     for folder in folders:
         count = (folder / "facts.i64").stat().st_size // block.FACT_BYTES
-        here = [number - start for number in wanted if start <= number < start + count]
-        if here:
-            rows = pl.read_parquet(folder / "documents.parquet", columns=["id", "source", "text"])[here]
-            shown = rows.with_columns(pl.col("text").str.slice(0, 160)).to_dicts()
+        if not any(start <= number < start + count for number in wanted):
+            start += count
+            continue
+        for rows in block.rows_of(folder / "documents.parquet"):
+            here = [number - start for number in wanted if start <= number < start + len(rows)]
+            shown = rows[here].select("id", "source", pl.col("text").str.slice(0, 160)).to_dicts()
             found |= {start + number: row for number, row in zip(here, shown, strict=True)}
-        start += count
+            start += len(rows)
     return found
 
 

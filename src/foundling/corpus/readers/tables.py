@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,17 +30,18 @@ _BYTES = 8_000_000  # of a frame's texts, but for a longer row
 
 
 def read_parquet(piece: Piece, config: CorpusConfig, quarantine: Quarantine) -> Iterator[pl.DataFrame]:
-    """Row batches of a Parquet file, read page by page; what a dictionary holds once stays one text till it is used."""
+    """Rows of a Parquet file, read page by page."""
+    yield from _guarded(lambda: parquet_batches(piece.path), piece, config, quarantine)
 
-    def batches() -> Iterator[pa.RecordBatch]:
-        about = pa.parquet.read_metadata(piece.path)
-        texts = [field.name for field in about.schema.to_arrow_schema() if _is_text(field.type)]
-        size = sum(about.row_group(number).total_byte_size for number in range(about.num_row_groups))
-        rows = max(1, min(_ROWS, _BYTES * about.num_rows // max(size, 1)))
-        with pa.parquet.ParquetFile(piece.path, read_dictionary=texts, buffer_size=1 << 20, pre_buffer=False) as file:
-            yield from file.iter_batches(rows)
 
-    yield from _guarded(batches, piece, config, quarantine)
+def parquet_batches(path: str | Path) -> Iterator[pa.RecordBatch]:
+    """Row batches of a Parquet file for `parts`: what a dictionary holds once stays one text."""
+    about = pa.parquet.read_metadata(path)
+    texts = [field.name for field in about.schema.to_arrow_schema() if _is_text(field.type)]
+    size = sum(about.row_group(number).total_byte_size for number in range(about.num_row_groups))
+    rows = max(1, min(_ROWS, _BYTES * about.num_rows // max(size, 1)))
+    with pa.parquet.ParquetFile(path, read_dictionary=texts, buffer_size=1 << 20, pre_buffer=False) as file:
+        yield from file.iter_batches(rows)
 
 
 def read_csv(piece: Piece, config: CorpusConfig, quarantine: Quarantine) -> Iterator[pl.DataFrame]:
@@ -81,14 +83,14 @@ def _guarded(open_batches, piece, config, quarantine):  # type: ignore[no-untype
         for batch in open_batches():
             batch.schema.names  # noqa: B018 (raises where a name is not UTF-8, of which polars dies)
             batch.validate(full=True)
-            for part in _parts(batch):
+            for part in parts(batch):
                 yield _documents(pl.DataFrame(part), row, piece, config, quarantine)
                 row += part.num_rows
     except (*BROKEN, UnicodeDecodeError) as error:
         quarantine.add(piece.name, "", f"cannot be read on: {(str(error).splitlines() or [type(error).__name__])[0]}")
 
 
-def _parts(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+def parts(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
     """Rows whose texts are of about `_BYTES` together, without dictionaries: a megabyte of those may be gigabytes."""
     sizes = np.zeros(batch.num_rows, dtype=np.int64)
     for column in batch.columns:
