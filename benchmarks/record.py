@@ -1,6 +1,7 @@
 """Run a benchmark, keep its output, and make docs/benchmarks.md from everything that was kept.
 
 python benchmarks/record.py crash --recipe tiny --kills 20     # runs benchmarks/crash.py and records it
+python benchmarks/record.py pretrain speed                     # the first word after it belongs to the name
 python benchmarks/record.py                                    # only makes the page again
 """
 
@@ -35,7 +36,8 @@ def record(script: str, arguments: list[str]) -> int:
         today = datetime.date.today().isoformat()
         RESULTS.mkdir(exist_ok=True)
         text = f"{shown}\n{describe()}, {today}; {versions}\n\n{done.stdout.strip()}\n"
-        (RESULTS / f"{script}.txt").write_text(text, encoding="utf-8")
+        name = f"{script}_{arguments[0]}" if arguments and arguments[0].isalpha() else script
+        (RESULTS / f"{name}.txt").write_text(text, encoding="utf-8")
     return done.returncode
 
 

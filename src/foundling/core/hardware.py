@@ -62,12 +62,12 @@ class Rates:
         )
 
     def matmul(self, precision: str) -> float:
-        """The matrix rate at a precision: "fp32" or "bf16"."""
-        return self.bf16 if precision == "bf16" else self.fp32
+        """The matrix rate at a precision: "fp32", "bf16", or "fp8", which is held against bf16's."""
+        return self.fp32 if precision == "fp32" else self.bf16
 
     def small_matmul(self, precision: str) -> float:
         """The matrix rate on narrow products."""
-        return self.small_bf16 if precision == "bf16" else self.small_fp32
+        return self.small_fp32 if precision == "fp32" else self.small_bf16
 
 
 def threads() -> int:

@@ -157,7 +157,7 @@ def _distill(job: Job) -> Facts:
     if teacher is not None:
         forward = cost.flops_per_token(teacher, config.context) / job.rates.small_matmul(config.precision)
         job.estimate.seconds += tokens * (forward + teacher.vocab_size / job.rates.softmax)
-        job.estimate.memory += cost.weight_bytes(teacher, 2 if config.precision == "bf16" else 4)
+        job.estimate.memory += cost.weight_bytes(teacher, 2 if config.precision != "fp32" else 4)
     if config.prompts:
         answers = config.examples + config.on_policy * config.steps * config.batch_size
         job.estimate.seconds += answers * TOKENS_PER_ANSWER / SAMPLED_TOKENS_PER_S

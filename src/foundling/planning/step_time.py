@@ -154,10 +154,10 @@ def planned_memory(model: ModelConfig, config: TrainingConfig) -> float:
 
     It is reached in a backward pass: activations, gradients, and those of the head, which are summed chunk by chunk.
     """
-    width = 2 if config.precision == "bf16" else 4
+    width = 2 if config.precision != "fp32" else 4
     tokens = _rows(config) * config.context
     held = cost.weight_bytes(model, 4) + kept_state(model, config)
-    held += cost.weight_bytes(model, 2) if config.precision == "bf16" else 0
+    held += cost.weight_bytes(model, 2) if config.precision != "fp32" else 0
     recompute = config.recompute == "all"
     kept = cost.activation_bytes(model, tokens, width, checkpointed=recompute, logit_tokens=logit_tokens(model, tokens))
     kept += _scores(model, config, recompute) * tokens * width

@@ -26,7 +26,7 @@ def plain_copy(module: LanguageModel, precision: Precision) -> LanguageModel:
         copy = LanguageModel(module.config)
     exact = exact_parameters(copy)
     for name, parameter in copy.named_parameters():
-        dtype = torch.bfloat16 if precision == "bf16" and name not in exact else torch.float32
+        dtype = torch.bfloat16 if precision != "fp32" and name not in exact else torch.float32
         parameter.data = parameter.data.to(dtype)
     copy.to_empty(device=next(module.parameters()).device).requires_grad_(False).eval()
     refresh(copy, module)

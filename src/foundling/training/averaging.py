@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from foundling.core.errors import FoundlingError
-from foundling.training.world import local, part_of, whole
+from foundling.training.world import local
 
 
 class RunningAverage:
@@ -52,15 +52,6 @@ class RunningAverage:
             kept = weight.detach().clone()
             weight.copy_(self.averages[name])
             self.averages[name] = kept
-
-    def state(self) -> dict[str, Tensor]:
-        """The averages by name, put together; every process must call it."""
-        return {name: whole(average) for name, average in self.averages.items()}
-
-    def load_state(self, state: dict[str, Tensor], steps: int) -> None:
-        """Restore what `state` returned after that many steps."""
-        self.steps = steps
-        self.averages = {name: part_of(state[name], weight).clone() for name, weight in self.weights.items()}
 
 
 def average_files(files: Sequence[Path], out: Path) -> None:

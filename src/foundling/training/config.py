@@ -14,7 +14,7 @@ ObjectiveName = Literal[
     "causal", "prefix_lm", "fill_in_the_middle", "masked", "masked_diffusion", "span_corruption", "ul2"
 ]
 Recompute = Literal["none", "alternate", "all"]
-Precision = Literal["bf16", "fp32"]
+Precision = Literal["bf16", "fp32", "fp8"]
 Packing = Literal["concat", "best_fit"]
 MAX_RATE = 10.0
 
@@ -57,7 +57,9 @@ class TrainingConfig(Config):
         0.0, "deviations at which a loss is a spike: back to the last checkpoint, skip that batch; 0: never", ge=0
     )
 
-    precision: Precision = option("bf16", "of the forward and backward pass; weights and sums are always kept in fp32")
+    precision: Precision = option(
+        "bf16", "of the forward and backward pass (fp8: products of the blocks, the rest bf16); weights stay in fp32"
+    )
 
     compile: bool = option(False, "compile the blocks with torch.compile: minutes at first, then faster steps")
 
@@ -85,6 +87,12 @@ class TrainingConfig(Config):
             raise ValueError("keep_best needs evaluate_every: there is nothing to choose from with one evaluation")
         if 0 < self.find_rates < 20:
             raise ValueError(f"find_rates is {self.find_rates}: a sweep needs at least 20 steps (60 is usual)")
+        return self
+
+    @model_validator(mode="after")
+    def _whole_matrices_in_float8(self) -> TrainingConfig:
+        if self.precision == "fp8" and self.tensor > 1:
+            raise ValueError("fp8 and tensor > 1 do not go together: shard the weights instead (shard)")
         return self
 
     @model_validator(mode="after")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -32,8 +33,9 @@ def together(
     """
     told = {"config": json.loads(config.model_dump_json()), "tokens": str(tokens), "data": data, "log": str(log)}
     write_json(scratch / "job.json", told | {"base": str(base) if base else None})
-    for name in (ERROR, SUMMARY, WEIGHTS):
+    for name in (ERROR, SUMMARY):
         (scratch / name).unlink(missing_ok=True)
+    shutil.rmtree(scratch / WEIGHTS, ignore_errors=True)
     with StopSignals() as signals:
         code = _run(scratch / "job.json", config.processes, signals)
         signals.raise_if_received(*_progress(scratch, config))

@@ -18,6 +18,7 @@ from foundling.core.errors import FoundlingError
 from foundling.models.config import AttentionConfig, MLPConfig
 from foundling.training.config import TrainingConfig
 from foundling.training.dropout import add_dropout
+from foundling.training.float8 import use_float8
 from foundling.training.world import World
 
 COLUMNS = ("mixer.q_proj", "mixer.k_proj", "mixer.v_proj", "ffn.gate", "ffn.up")  # split by output: whole heads
@@ -33,6 +34,8 @@ def parallelize(module: nn.Module, world: World, config: TrainingConfig) -> None
     """
     if config.dropout:
         add_dropout(module, config.dropout)
+    if config.precision == "fp8":
+        use_float8(module)
     if world.size > 1:
         for parameter in module.parameters():
             dist.broadcast(parameter.data, src=0)
@@ -117,7 +120,7 @@ def _shard(module: nn.Module, world: World, config: TrainingConfig) -> None:
     With replicas beside the shards this is hybrid sharding. Gradients are summed, not averaged: the loop divides once.
     """
     mesh = _mesh(world)["replica", "shard"] if world.replicas > 1 else _mesh(world)["shard"]
-    kind = torch.bfloat16 if config.precision == "bf16" else None
+    kind = torch.bfloat16 if config.precision != "fp32" else None
     options: dict[str, Any] = {
         "mesh": mesh,
         "mp_policy": MixedPrecisionPolicy(param_dtype=kind, reduce_dtype=torch.float32),

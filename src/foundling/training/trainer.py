@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from foundling.core import progress
 from foundling.core.config import identity
 from foundling.core.errors import FoundlingError
 from foundling.core.memory import freed_memory_kept
 from foundling.core.rng import seed_for
-from foundling.training import checkpoint
+from foundling.training import checkpoint, sharded_files
 from foundling.training.averaging import RunningAverage
 from foundling.training.batch import Batch
 from foundling.training.config import TrainingConfig
@@ -36,7 +36,7 @@ from foundling.training.world import World, local
 Evaluate = Callable[[nn.Module], dict[str, float]]
 Sample = Callable[[nn.Module], list[str]]
 AVERAGE = "average:"  # prefix of the running average's tensors in a checkpoint
-BEST = "best.safetensors"
+BEST = "best"
 RECENT = 50  # steps whose mean is the summary's loss
 
 
@@ -116,7 +116,7 @@ class Trainer:
         self.average = RunningAverage(module, config.average) if config.average else None
         self.movement = Movement(module)
         self.monitor = Monitor(log, config, flops_per_token)
-        self.saver = checkpoint.Saver(scratch)
+        self.saver = checkpoint.Saver(scratch, self.world.group)
         self.fingerprint = {"data": data, "config": identity(config), "weights": _shapes(module)}
         self.state = _State()
         self._first: tuple[int, Batch] | None = None
@@ -131,13 +131,15 @@ class Trainer:
             Interrupted: SIGTERM or SIGINT; a checkpoint is saved.
         """
         with freed_memory_kept(), StopSignals() as signals:
-            self._resume()
-            if self.config.find_rates and self.state.step == 0:
-                self._find_rates()
-            self._run(signals)
-            self.saver.finish()
+            try:
+                self._resume()
+                if self.config.find_rates and self.state.step == 0:
+                    self._find_rates()
+                self._run(signals)
+            finally:  # also when the run stops with an error, what is being written is finished
+                self.saver.finish()
         if self.config.keep_best:
-            checkpoint.load_weights(self.scratch / BEST, self.module)
+            checkpoint.load_weights(self.scratch / BEST, self.module, self.world.group)
         elif self.average is not None:
             self.average.swap()
         return self._summary()
@@ -342,10 +344,7 @@ class Trainer:
     def _keep_if_best(self, value: float) -> None:
         if self.state.best is None or value < self.state.best:
             self.state.best = value
-            weights = checkpoint.trained_weights(self.module)
-            if self.world.rank == 0:
-                checkpoint.save_weights(self.scratch / BEST, weights)
-            self.world.wait()
+            checkpoint.save_weights(self.scratch / BEST, checkpoint.trained_weights(self.module), self.world.group)
 
     def _checkpoint_due(self) -> bool:
         every = self.config.checkpoint_every
@@ -358,14 +357,14 @@ class Trainer:
             "tokens": self.monitor.tokens,
             "seconds": self.monitor.busy_s,
         }
-        weights, optimizer = checkpoint.trained_weights(self.module), self.optimizers.state()
-        if self.average is not None:
-            optimizer |= {f"{AVERAGE}{name}": value for name, value in self.average.state().items()}
-        if self.world.rank == 0:
-            self.saver.save(self.state.step, weights, optimizer, state, wait=wait)
-        if wait:
-            self.world.wait()
+        weights = checkpoint.trained_weights(self.module)
+        self.saver.save(self.state.step, weights, self._besides_weights(), state, wait=wait)
         self._saved_at = time.monotonic()
+
+    def _besides_weights(self) -> dict[str, Tensor]:
+        """The tensors of the optimizers and of the running average."""
+        averages = self.average.averages if self.average is not None else {}
+        return self.optimizers.state() | {f"{AVERAGE}{name}": value for name, value in averages.items()}
 
     def _resume(self) -> None:
         path = checkpoint.latest(self.scratch)
@@ -377,11 +376,13 @@ class Trainer:
         self._look()
 
     def _restore(self, path: Path) -> None:
-        saved, rest = checkpoint.load(path, self.module, self.optimizers, self.fingerprint)
+        saved = checkpoint.state_of(path, self.fingerprint)
         self.state = _State(**{name: saved[name] for name in vars(self.state)})
+        checkpoint.load_weights(path / checkpoint.WEIGHTS, self.module, self.world.group)
+        self.optimizers.make_room(sharded_files.contents(path / checkpoint.OPTIMIZER))
+        sharded_files.read(path / checkpoint.OPTIMIZER, self._besides_weights(), self.world.group)
         if self.average is not None:
-            averages = {name.removeprefix(AVERAGE): value for name, value in rest.items()}
-            self.average.load_state(averages, self.state.step)
+            self.average.steps = self.state.step
         self.monitor.resume(self.state.step, saved["tokens"], saved["seconds"])
 
     def _summary(self) -> TrainingSummary:

@@ -11,8 +11,6 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from safetensors.torch import save_file
-
 from foundling.core import progress
 from foundling.core.errors import FoundlingError
 from foundling.core.files import write_json
@@ -23,7 +21,7 @@ from foundling.training.prefetch import Prefetched
 from foundling.training.preparation import prepare
 from foundling.training.trainer import Trainer
 
-SUMMARY, WEIGHTS, ERROR = "summary.json", "result.safetensors", "error.json"
+SUMMARY, WEIGHTS, ERROR = "summary.json", "result", "error.json"
 
 
 def main(job: Path) -> int:
@@ -47,12 +45,11 @@ def main(job: Path) -> int:
             title="pretrain",
         )
         summary = trainer.fit()
-        weights = checkpoint.trained_weights(parts.module)
+        checkpoint.save_weights(scratch / WEIGHTS, checkpoint.trained_weights(parts.module), trainer.world.group)
     except FoundlingError as error:
         write_json(scratch / ERROR, {"what": error.what, "why": error.why, "fix": error.fix})
         return error.exit_code
     if rank == 0:
-        save_file({name: weight.contiguous() for name, weight in weights.items()}, scratch / WEIGHTS)
         write_json(scratch / SUMMARY, asdict(summary))
     return 0
 

@@ -38,11 +38,13 @@ class World:
             raise FoundlingError(what, "shard · tensor must be a divisor of the processes", "Change shard or tensor")
         self.replicas = self.size // (self.shards * self.slices)
         self.mesh: DeviceMesh | None = None
+        self.group: dist.ProcessGroup | None = None  # all, for what goes to files beside the training; None if alone
         self.partial: list[Tensor] = []  # weights of which each tensor slice has only a part of the gradient
         if self.size > 1:
             device = "cuda" if torch.cuda.is_available() else "cpu"
             shape, names = (self.replicas, self.shards, self.slices), ("replica", "shard", "tensor")
             self.mesh = init_device_mesh(device, shape, mesh_dim_names=names)
+            self.group = dist.new_group(backend="gloo")
 
     @property
     def data_size(self) -> int:
@@ -98,11 +100,6 @@ class World:
     def agree(self, flag: bool) -> bool:
         """True for all if it is true for any."""
         return flag if self.size == 1 else self.sum([float(flag)])[0] > 0
-
-    def wait(self) -> None:
-        """Until every process is here."""
-        if self.size > 1:
-            dist.barrier()
 
 
 def _pieces(tensor: Tensor) -> int:

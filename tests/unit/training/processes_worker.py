@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
+
+from torch.distributed.checkpoint import HuggingFaceStorageWriter
 
 from foundling.models.build import build
 from foundling.models.config import AttentionConfig, MLPConfig, ModelConfig, NormConfig, RopeConfig, uniform_blocks
@@ -28,16 +32,38 @@ def shape(vocab_size: int) -> ModelConfig:
 
 
 class KillOnce(Causal):
-    """Kills one process at a step, the first time."""
+    """Kills one process (the second, or the only one) at a step, the first time."""
 
     def __init__(self, *arguments: object, mark: Path, step: int) -> None:
         super().__init__(*arguments)  # type: ignore[arg-type]
         self.mark, self.at = mark, step
 
     def batch(self, step: int, model: object = None):  # type: ignore[no-untyped-def]
-        if step == self.at and os.environ.get("RANK") == "1" and not self.mark.exists():
+        if step == self.at and os.environ.get("RANK", "1") == "1" and not self.mark.exists():
             self.mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        return super().batch(step)
+
+
+def fill_disk() -> None:
+    """Let this process find the disk full from now on."""
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    HuggingFaceStorageWriter.write_data = full  # type: ignore[method-assign, assignment]
+
+
+class FullDisk(Causal):
+    """Batches whose second process finds the disk full from a step on."""
+
+    def __init__(self, *arguments: Any, step: int) -> None:
+        super().__init__(*arguments)
+        self.at = step
+
+    def batch(self, step: int, model: object = None):  # type: ignore[no-untyped-def]
+        if step == self.at and os.environ.get("RANK") == "1":
+            fill_disk()
         return super().batch(step)
 
 
@@ -47,10 +73,11 @@ def main(tokens: str, out: str, runs: str) -> None:
     for name, settings in json.loads(runs).items():
         folder = Path(out) / name
         folder.mkdir(parents=True, exist_ok=True)
-        kill = settings.pop("kill", -1)
+        kill, full = settings.pop("kill", -1), settings.pop("full", -1)
         config = TrainingConfig(**settings)
         arguments = (split, config.context, config.batch_size, config.seed)
-        objective = KillOnce(*arguments, mark=folder / "killed", step=kill)
+        objective: Causal = KillOnce(*arguments, mark=folder / "killed", step=kill)
+        objective = FullDisk(*arguments, step=full) if full >= 0 else objective
         module = build(shape(split.vocab_size), 0, zero_outputs=False)
         log = folder / f"log{os.environ.get('RANK', '0')}.log.jsonl"
         Trainer(module, objective, config, folder / "scratch", log=log).fit()

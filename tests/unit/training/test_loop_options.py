@@ -86,9 +86,9 @@ def test_checkpoints_are_copies(tmp_path: Path) -> None:
     saver, hold = checkpoint.Saver(tmp_path), threading.Event()
     real = checkpoint.save
 
-    def slow(*arguments: object) -> Path:
+    def slow(*arguments: object) -> None:
         hold.wait(10)
-        return real(*arguments)  # type: ignore[arg-type]
+        real(*arguments)  # type: ignore[arg-type]
 
     weights, state = {"w": torch.zeros(3)}, {"step": 1, "recent": [1.0]}
     checkpoint.save = slow  # type: ignore[assignment]
@@ -100,7 +100,7 @@ def test_checkpoints_are_copies(tmp_path: Path) -> None:
         saver.finish()
     finally:
         checkpoint.save = real
-    assert load_file(tmp_path / "checkpoint-00000001/weights.safetensors")["w"].tolist() == [0, 0, 0]
+    assert load_file(tmp_path / "checkpoint-00000001/weights/model.safetensors")["w"].tolist() == [0, 0, 0]
     assert json.loads((tmp_path / "checkpoint-00000001/state.json").read_text())["recent"] == [1.0]
 
 

@@ -9,7 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from tiny import write_tokens
+
+from foundling.training.checkpoint import latest
+from foundling.training.sharded_files import contents, read
 
 WORKER = Path(__file__).with_name("processes_worker.py")
 BASE = {
@@ -78,14 +83,52 @@ def test_same_losses_as_one_process(processes: int, name: str, alone: dict, toge
     assert norms == pytest.approx([line["grad_norm"] for line in reference], rel=1e-3)
 
 
-def test_goes_on_with_another_number_of_processes(tmp_path: Path, alone: dict) -> None:  # type: ignore[type-arg]
-    """Checkpoints hold whole tensors, so a run that was sharded can go on alone."""
-    options: dict[str, object] = {"optimizer": "adamw", "checkpoint_every": 10}
+@pytest.mark.parametrize(
+    ("before", "spread", "after", "then"),
+    [(2, {"shard": 2}, 1, {}), (4, {"shard": 2, "tensor": 2}, 2, {"tensor": 2}), (1, {}, 2, {"shard": 2})],
+)
+def test_goes_on_with_another_number_of_processes(
+    tmp_path: Path,
+    alone: dict,
+    before: int,
+    spread: dict,
+    after: int,
+    then: dict,  # type: ignore[type-arg]
+) -> None:
+    """Files say where their pieces belong, so a run goes on however many there are, optimizer, average and all."""
+    options: dict[str, object] = {"optimizer": "adamw", "average": 0.9, "checkpoint_every": 5}
     with pytest.raises(AssertionError):
-        train(tmp_path, 2, {"run": options | {"shard": 2, "kill": 13}})
-    assert [p.name for p in (tmp_path / "run/scratch").glob("checkpoint-*")] == ["checkpoint-00000010"]
-    lines = train(tmp_path, 1, {"run": options})["run"]
+        train(tmp_path, before, {"run": options | spread | {"kill": 13}})
+    found = latest(tmp_path / "run/scratch")  # of step 5 if that of step 10 was still being written
+    assert found is not None
+    for folder in (found / "weights", found / "optimizer"):
+        files = list(folder.iterdir())
+        assert len(files) == before
+        held = [sum(t.numel() for t in load_file(file).values()) for file in files]
+        assert sum(held) == sum(t.numel() for t in contents(folder).values()), "each piece is written once"
+        assert max(held) < 1.4 * sum(held) / before, "by whoever holds it"
+    lines = train(tmp_path, after, {"run": options | then})["run"]
     assert [line["loss"] for line in lines] == pytest.approx([line["loss"] for line in alone["adamw"]], abs=1e-5)
+    averages = {name: t for name, t in whole(tmp_path / "run/scratch").items() if name.startswith("average:")}
+    train(tmp_path / "never stopped", 1, {"run": options})
+    for name, average in whole(tmp_path / "never stopped/run/scratch").items():
+        if name in averages:
+            assert torch.allclose(averages[name], average, atol=1e-5), name
+
+
+def whole(scratch: Path) -> dict[str, torch.Tensor]:
+    """What lies beside the weights in the checkpoint of a scratch folder, put together."""
+    (found,) = scratch.glob("checkpoint-*")
+    tensors = {name: torch.empty_like(t, device="cpu") for name, t in contents(found / "optimizer").items()}
+    read(found / "optimizer", tensors)
+    return tensors
+
+
+def test_a_disk_that_is_full_for_one_leaves_the_earlier_checkpoint(tmp_path: Path) -> None:
+    """All processes must stop with the reason, and the checkpoint before must be whole."""
+    with pytest.raises(AssertionError, match="checkpoint-00000005 is intact"):
+        train(tmp_path, 2, {"run": {"shard": 2, "checkpoint_every": 5, "full": 7}})
+    assert [p.name for p in (tmp_path / "run/scratch").iterdir()] == ["checkpoint-00000005"]
 
 
 def test_a_killed_worker_is_restarted(tmp_path: Path, alone: dict) -> None:  # type: ignore[type-arg]

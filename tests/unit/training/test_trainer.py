@@ -15,7 +15,7 @@ from tiny import TinyDecoder, tiny_config, write_tokens
 
 from foundling.core.errors import FoundlingError, Interrupted
 from foundling.core.files import read_jsonl
-from foundling.training import checkpoint
+from foundling.training import checkpoint, sharded_files
 from foundling.training.batch import Batch
 from foundling.training.objective import LossSum
 from foundling.training.objectives.causal import Causal
@@ -161,7 +161,7 @@ def test_full_disk_leaves_the_earlier_checkpoint(
 ) -> None:
     """The checkpoint that does not fit must not damage the one that is there."""
     trainer = make(tmp_path, split, checkpoint_every=4)
-    real = checkpoint.save_file
+    real = sharded_files.save_file
 
     def full(tensors: dict[str, torch.Tensor], path: Path) -> None:
         if "00000008" in str(path):
@@ -169,11 +169,11 @@ def test_full_disk_leaves_the_earlier_checkpoint(
             raise OSError(errno.ENOSPC, "No space left on device")
         real(tensors, path)
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(sharded_files, "save_file", full)
     with pytest.raises(FoundlingError, match="checkpoint-00000004 is intact"):
         trainer.fit()
     assert [p.name for p in sorted((tmp_path / "scratch").iterdir())] == ["checkpoint-00000004"]
-    assert load_file(tmp_path / "scratch/checkpoint-00000004/weights.safetensors")
+    assert load_file(tmp_path / "scratch/checkpoint-00000004/weights/model.safetensors")
 
 
 def test_memory_error_on_the_dry_run_gives_advice(tmp_path: Path, split: TokenSplit) -> None:

@@ -12,7 +12,6 @@ from foundling.core.errors import FoundlingError
 from foundling.training.config import TrainingConfig
 from foundling.training.optimizers.muon import Muon
 from foundling.training.width import OUTPUTS, reading_width, width_factor
-from foundling.training.world import part_of, whole
 
 
 class Optimizers:
@@ -34,27 +33,28 @@ class Optimizers:
             optimizer.step()
 
     def state(self) -> dict[str, Tensor]:
-        """Every state tensor by "parameter|state name", put together; every process must call it."""
+        """Every state tensor by "parameter|state name", or the piece of it that this process holds."""
         return {
-            f"{self.names[parameter]}|{key}": whole(value)
+            f"{self.names[parameter]}|{key}": value
             for optimizer in self.optimizers
             for parameter, entries in optimizer.state.items()
             for key, value in entries.items()
         }
 
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        """Restore what `state` returned."""
-        owner = {
-            self.names[p]: (optimizer, p)
-            for optimizer in self.optimizers
-            for g in optimizer.param_groups
-            for p in g["params"]
-        }
-        for name, value in state.items():
+    def make_room(self, saved: dict[str, Tensor]) -> None:
+        """Have the state tensors of a `state` that was saved, to be filled; those of a weight's shape lie as it does.
+
+        Args:
+            saved: by name, on the meta device; names of anything else are passed over.
+        """
+        owners = {self.names[p]: (o, p) for o in self.optimizers for g in o.param_groups for p in g["params"]}
+        for name, value in saved.items():
             parameter_name, _, key = name.rpartition("|")
-            optimizer, parameter = owner[parameter_name]
-            distributed = value.shape == parameter.shape
-            optimizer.state[parameter][key] = part_of(value, parameter) if distributed else value
+            if parameter_name:
+                optimizer, p = owners[parameter_name]
+                alike = value.shape == p.shape
+                room = torch.zeros_like(p) if alike else torch.zeros(value.shape, dtype=value.dtype, device=p.device)
+                optimizer.state[p][key] = room.detach()
 
 
 def build_optimizers(module: nn.Module, config: TrainingConfig) -> Optimizers:
@@ -116,7 +116,7 @@ def hidden_matrices(module: nn.Module) -> set[Tensor]:
 
 
 def _muon(groups: list[dict[str, Any]], config: TrainingConfig) -> Muon:
-    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    dtype = torch.bfloat16 if config.precision != "fp32" else torch.float32
     return Muon(groups, config.matrix_learning_rate, config.momentum, dtype=dtype)
 
 
