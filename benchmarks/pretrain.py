@@ -1,11 +1,14 @@
 """Pretraining against the usual scripts: same tokens, same parameter count, same machine.
 
-    python benchmarks/pretrain.py speed [--tokens DIR]                tokens/s beside transformers' (loop, Trainer)
-    python benchmarks/pretrain.py nanogpt --tokens DIR [--minutes 2]  time to nanoGPT's validation loss
+    python benchmarks/pretrain.py speed [--tokens DIR] [--compile]  tokens/s beside transformers' (loop, Trainer)
+    python benchmarks/pretrain.py nanogpt --tokens DIR              time to nanoGPT's validation loss
 
-The shape is that of `baselines.md`: Llama, 6 layers, width 384, vocabulary 4096, context 256, 16 rows. nanoGPT's recipe
-is restated from its README and `train.py` (AdamW 1e-3 with betas 0.9 and 0.99, weight decay 0.1, 100 warm-up steps,
-cosine to a tenth, clip 1.0, GPT-2 blocks), in fp32 as its README advises on a CPU. Ours is the default recipe.
+speed: a Llama of 6 layers, width 384, vocabulary 4096, context 256, 16 rows.
+
+nanogpt: nanoGPT's recipe for a CPU, restated from its README and `train.py`: 4 layers, width 128, context 64, 12 rows,
+2000 steps of AdamW at 1e-3 (betas 0.9 and 0.99, weight decay 0.1, 100 warm-up steps, cosine to a tenth, clip 1.0),
+GPT-2 blocks, fp32. Ours has the same depth, width, parameter count, rows and data, the default recipe, and a third of
+the time. `--large` takes the shape of `speed` for both.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +38,37 @@ from foundling.training.objectives.causal import Causal
 from foundling.training.token_files import TokenSplit
 from foundling.training.trainer import Trainer
 
-VOCAB, LAYERS, DIM, HEADS, HIDDEN, CONTEXT, ROWS = 4096, 6, 384, 6, 1024, 256, 16
+VOCAB = 4096
 
 
-def our_shape(qk_norm: bool) -> ModelConfig:
-    """The benchmark's decoder: Llama's, or Qwen3's with norms of queries and keys."""
-    norm = NormConfig() if qk_norm else None
-    mixer = AttentionConfig(n_heads=HEADS, n_kv_heads=HEADS, head_dim=DIM // HEADS, rope=RopeConfig(), qk_norm=norm)
-    family = "qwen3" if qk_norm else "llama"
-    blocks = uniform_blocks(LAYERS, mixer, MLPConfig(hidden=HIDDEN))
-    return ModelConfig(family=family, vocab_size=VOCAB, dim=DIM, blocks=blocks, tie_embeddings=False)
+@dataclass(frozen=True)
+class Shape:
+    """Depth, width, heads and feed-forward of a decoder, and the rows of a step."""
+
+    layers: int
+    dim: int
+    heads: int
+    hidden: int
+    context: int
+    rows: int
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of one step."""
+        return self.rows * self.context
+
+
+LARGE = Shape(layers=6, dim=384, heads=6, hidden=1024, context=256, rows=16)
+README = Shape(layers=4, dim=128, heads=4, hidden=341, context=64, rows=12)  # of nanoGPT, "i only have a macbook"
+
+
+def our_shape(shape: Shape, default: bool) -> ModelConfig:
+    """Llama's decoder; or the default recipe's: Qwen3's, with norms of queries and keys, and the head tied."""
+    norm, head = NormConfig() if default else None, shape.dim // shape.heads
+    mixer = AttentionConfig(n_heads=shape.heads, n_kv_heads=shape.heads, head_dim=head, rope=RopeConfig(), qk_norm=norm)
+    family = "qwen3" if default else "llama"
+    blocks = uniform_blocks(shape.layers, mixer, MLPConfig(hidden=shape.hidden))
+    return ModelConfig(family=family, vocab_size=VOCAB, dim=shape.dim, blocks=blocks, tie_embeddings=default)
 
 
 def random_tokens(folder: Path) -> Path:
@@ -60,11 +86,12 @@ def random_tokens(folder: Path) -> Path:
 # --- speed ------------------------------------------------------------------------------------------------------------
 
 
-def foundling_speed(tokens: Path, steps: int, scratch: Path) -> float:
+def foundling_speed(tokens: Path, steps: int, scratch: Path, compiled: bool = False) -> float:
     """Tokens/s of our Trainer, bf16, Muon."""
-    config = PretrainConfig(steps=steps, batch_size=ROWS, context=CONTEXT, checkpoint_every_s=1e9)
-    objective = Causal(TokenSplit(tokens, "train"), CONTEXT, ROWS, 0)
-    module = build(our_shape(qk_norm=False), 0)
+    options: dict[str, Any] = {"steps": steps, "checkpoint_every_s": 1e9, "compile": compiled}
+    config = PretrainConfig(batch_size=LARGE.rows, context=LARGE.context, **options)
+    objective = Causal(TokenSplit(tokens, "train"), LARGE.context, LARGE.rows, 0)
+    module = build(our_shape(LARGE, default=False), 0)
     return Trainer(module, objective, config, scratch, log=scratch / "log.jsonl").fit().tokens_per_s
 
 
@@ -72,15 +99,16 @@ def transformers_llama() -> nn.Module:
     """The same shape in transformers."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    sizes = {"hidden_size": DIM, "intermediate_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS}
-    return LlamaForCausalLM(LlamaConfig(vocab_size=VOCAB, max_position_embeddings=CONTEXT, **sizes))
+    sizes = {"hidden_size": LARGE.dim, "intermediate_size": LARGE.hidden, "max_position_embeddings": LARGE.context}
+    sizes |= {"num_hidden_layers": LARGE.layers, "num_attention_heads": LARGE.heads}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=VOCAB, **sizes))
 
 
 def plain_loop_speed(tokens: Path, steps: int, scratch: Path) -> float:
     """Tokens/s of transformers' model in a plain loop: bf16 autocast, fused AdamW."""
     module = transformers_llama().train()
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3, fused=True)
-    objective = Causal(TokenSplit(tokens, "train"), CONTEXT, ROWS, 0)
+    objective = Causal(TokenSplit(tokens, "train"), LARGE.context, LARGE.rows, 0)
     start = time.perf_counter()
     for step in range(steps):
         rows = objective.batch(step).tokens
@@ -90,7 +118,7 @@ def plain_loop_speed(tokens: Path, steps: int, scratch: Path) -> float:
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    return steps * ROWS * CONTEXT / (time.perf_counter() - start)
+    return steps * LARGE.step_tokens / (time.perf_counter() - start)
 
 
 def trainer_speed(tokens: Path, steps: int, scratch: Path) -> float:
@@ -98,23 +126,29 @@ def trainer_speed(tokens: Path, steps: int, scratch: Path) -> float:
     from transformers import Trainer as TheirTrainer
     from transformers import TrainingArguments
 
-    objective = Causal(TokenSplit(tokens, "train"), CONTEXT, 1, 0)
-    rows = [{"input_ids": (ids := objective.batch(i).tokens[0]), "labels": ids} for i in range(steps * ROWS)]
-    settings: dict[str, Any] = {"per_device_train_batch_size": ROWS, "max_steps": steps, "bf16": True, "use_cpu": True}
+    objective = Causal(TokenSplit(tokens, "train"), LARGE.context, 1, 0)
+    rows = [{"input_ids": (ids := objective.batch(i).tokens[0]), "labels": ids} for i in range(steps * LARGE.rows)]
+    settings: dict[str, Any] = {
+        "per_device_train_batch_size": LARGE.rows,
+        "max_steps": steps,
+        "bf16": True,
+        "use_cpu": True,
+    }
     quiet: dict[str, Any] = {"report_to": [], "save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True}
     arguments = TrainingArguments(output_dir=str(scratch), **settings, **quiet)
     trainer = TheirTrainer(model=transformers_llama(), args=arguments, train_dataset=rows)  # type: ignore[arg-type]
     start = time.perf_counter()
     trainer.train()
-    return steps * ROWS * CONTEXT / (time.perf_counter() - start)
+    return steps * LARGE.step_tokens / (time.perf_counter() - start)
 
 
-def speed(tokens: Path, steps: int, rounds: int) -> None:
+def speed(tokens: Path, steps: int, rounds: int, compiled: bool) -> None:
     """Print tokens/s of each, alternating, with the share of the measured bf16 matrix rate."""
     peak = hardware.measure().bf16
-    flops = our_shape(qk_norm=False).flops_per_token(CONTEXT, training=True)
+    flops = our_shape(LARGE, default=False).flops_per_token(LARGE.context, training=True)
     peers: dict[str, Callable[[Path, int, Path], float]] = {
         "foundling": foundling_speed,
+        **({"foundling, compiled": partial(foundling_speed, compiled=True)} if compiled else {}),
         "transformers, plain loop": plain_loop_speed,
         "transformers, Trainer": trainer_speed,
     }
@@ -135,14 +169,14 @@ def speed(tokens: Path, steps: int, rounds: int) -> None:
 class GPT(nn.Module):
     """nanoGPT's model: learned positions, LayerNorm, fused attention, GELU, tied head; GPT-2's initialisation."""
 
-    def __init__(self, layers: int = 8) -> None:
+    def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.embedding, self.positions = nn.Embedding(VOCAB, DIM), nn.Embedding(CONTEXT, DIM)
-        self.blocks = nn.ModuleList(GPTBlock() for _ in range(layers))
-        self.norm = nn.LayerNorm(DIM)
+        self.embedding, self.positions = nn.Embedding(VOCAB, shape.dim), nn.Embedding(shape.context, shape.dim)
+        self.blocks = nn.ModuleList(GPTBlock(shape.dim, shape.heads) for _ in range(shape.layers))
+        self.norm = nn.LayerNorm(shape.dim)
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
-                std = 0.02 / math.sqrt(2 * layers) if name.endswith("out.weight") else 0.02
+                std = 0.02 / math.sqrt(2 * shape.layers) if name.endswith("out.weight") else 0.02
                 nn.init.normal_(parameter, std=std)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -156,32 +190,33 @@ class GPT(nn.Module):
 class GPTBlock(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self) -> None:
+    def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(DIM), nn.LayerNorm(DIM)
-        self.qkv, self.attention_out = nn.Linear(DIM, 3 * DIM, bias=False), nn.Linear(DIM, DIM, bias=False)
-        self.up, self.mlp_out = nn.Linear(DIM, 4 * DIM, bias=False), nn.Linear(4 * DIM, DIM, bias=False)
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.qkv, self.attention_out = nn.Linear(dim, 3 * dim, bias=False), nn.Linear(dim, dim, bias=False)
+        self.up, self.mlp_out = nn.Linear(dim, 4 * dim, bias=False), nn.Linear(4 * dim, dim, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(rows, time, dim) -> the same."""
-        q, k, v = (y.unflatten(-1, (HEADS, -1)).transpose(1, 2) for y in self.qkv(self.norm1(x)).chunk(3, -1))
+        q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in self.qkv(self.norm1(x)).chunk(3, -1))
         mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
         x = x + self.attention_out(mixed)
         return x + self.mlp_out(functional.gelu(self.up(self.norm2(x))))
 
 
-def nanogpt(tokens: Path, minutes: float) -> tuple[float, float]:
-    """Train nanoGPT for the given time; returns its validation loss (nats a token) and the seconds taken."""
+def nanogpt(shape: Shape, tokens: Path, steps: int) -> tuple[float, float]:
+    """Train nanoGPT; returns its validation loss (nats a token) and the seconds taken."""
     torch.manual_seed(0)
-    module = GPT()
+    module = GPT(shape)
     decayed = [p for p in module.parameters() if p.ndim >= 2]
     others = [p for p in module.parameters() if p.ndim < 2]
     groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99), fused=True)
-    objective = Causal(TokenSplit(tokens, "train"), CONTEXT, ROWS, 0)
-    start, step = time.perf_counter(), 0
-    while (done := (time.perf_counter() - start) / (60 * minutes)) < 1:
-        cosine = 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * done))
+    objective = Causal(TokenSplit(tokens, "train"), shape.context, shape.rows, 0)
+    start = time.perf_counter()
+    for step in range(steps):
+        cosine = 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * max(0, step - 100) / max(1, steps - 100)))
         for group in optimizer.param_groups:
             group["lr"] = 1e-3 * min(1.0, (step + 1) / 100) * cosine
         batch = objective.batch(step)
@@ -189,64 +224,76 @@ def nanogpt(tokens: Path, minutes: float) -> tuple[float, float]:
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        step += 1
     seconds = time.perf_counter() - start
     size = sum(p.numel() for p in module.parameters())
-    print(f"nanoGPT: {size:,} parameters, {step} steps, {step * ROWS * CONTEXT / seconds:.0f} tokens/s")
-    return validation_loss(tokens, lambda rows: module(rows)), seconds
+    print(
+        f"nanoGPT: {size:,} parameters, {steps} steps, {steps * shape.step_tokens / seconds:.0f} tokens/s", flush=True
+    )
+    return validation_loss(shape, tokens, lambda rows: module(rows)), seconds
 
 
-def foundling(tokens: Path, seconds: float, scratch: Path) -> float:
-    """Our validation loss after training for about that long with the default recipe."""
-    pace = foundling_speed(tokens, 6, scratch / "pace")
-    config = PretrainConfig(steps=max(20, int(pace * seconds / ROWS / CONTEXT)), batch_size=ROWS, context=CONTEXT)
-    module = build(our_shape(qk_norm=True), 0)
-    objective = Causal(TokenSplit(tokens, "train"), CONTEXT, ROWS, 0)
-    summary = Trainer(module, objective, config, scratch / "run", log=scratch / "log.jsonl").fit()
-    size = module.config.n_parameters()
-    print(f"foundling: {size:,} parameters, {summary.steps} steps, {summary.tokens_per_s:.0f} tokens/s")
-    return validation_loss(tokens, lambda rows: module(rows))
+def foundling(shape: Shape, tokens: Path, seconds: float, scratch: Path) -> tuple[float, float]:
+    """Our validation loss after training for about that long with the default recipe, and the seconds taken."""
+    options: dict[str, Any] = {"batch_size": shape.rows, "context": shape.context}
+
+    def train(steps: int, folder: Path) -> tuple[nn.Module, float]:
+        module = build(our_shape(shape, default=True), 0)
+        objective = Causal(TokenSplit(tokens, "train"), shape.context, shape.rows, 0)
+        config = PretrainConfig(steps=steps, **options)
+        began = time.perf_counter()
+        Trainer(module, objective, config, folder, log=folder / "log.jsonl").fit()
+        return module, time.perf_counter() - began
+
+    _, short = train(10, scratch / "short")
+    _, longer = train(40, scratch / "longer")
+    steps = max(20, int(30 * seconds / (longer - short)))
+    module, taken = train(steps, scratch / "run")
+    size = sum(p.numel() for p in module.parameters())
+    print(f"foundling: {size:,} parameters, {steps} steps, {steps * shape.step_tokens / taken:.0f} tokens/s")
+    return validation_loss(shape, tokens, lambda rows: module(rows)), taken
 
 
 @torch.no_grad()
-def validation_loss(tokens: Path, logits: Callable[[torch.Tensor], torch.Tensor], batches: int = 12) -> float:
+def validation_loss(
+    shape: Shape, tokens: Path, logits: Callable[[torch.Tensor], torch.Tensor], wanted: int = 49_152
+) -> float:
     """Mean nats a token over fixed windows of the validation split."""
-    objective = Causal(TokenSplit(tokens, "validation"), CONTEXT, ROWS, 1)
+    objective = Causal(TokenSplit(tokens, "validation"), shape.context, shape.rows, 1)
     losses = [
         functional.cross_entropy(logits(b.tokens).flatten(0, 1), b.targets.flatten())
-        for b in map(objective.batch, range(batches))
+        for b in map(objective.batch, range(wanted // shape.step_tokens))
     ]
     return float(torch.stack(losses).mean())
 
 
-def time_to_loss(tokens: Path, minutes: float) -> None:
+def time_to_loss(shape: Shape, tokens: Path, steps: int) -> None:
     """Ours in a third of nanoGPT's time must not be worse."""
-    theirs, seconds = nanogpt(tokens, minutes)
+    theirs, seconds = nanogpt(shape, tokens, steps)
     with tempfile.TemporaryDirectory() as name:
-        ours = foundling(tokens, seconds / 3, Path(name))
-    print(
-        f"nanoGPT {theirs:.4f} nats/token in {seconds:.0f} s; foundling {ours:.4f} in a third of that: "
-        f"{'reached' if ours <= theirs else 'NOT reached'}"
-    )
+        ours, taken = foundling(shape, tokens, seconds / 3, Path(name))
+    verdict = "reached" if ours <= theirs else "NOT reached"
+    print(f"nanoGPT {theirs:.4f} nats/token in {seconds:.0f} s; foundling {ours:.4f} in {taken:.0f} s: {verdict}")
 
 
 def main() -> None:
     """Run one of the two comparisons."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("speed", "nanogpt"))
     parser.add_argument("--tokens", type=Path, help="a tokens artifact with a vocabulary of at most 4096")
-    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--steps", type=int, help="speed: 12; nanogpt: 2000")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--minutes", type=float, default=1.5)
+    parser.add_argument("--compile", action="store_true", help="speed: also ours with compiled blocks")
+    parser.add_argument("--large", action="store_true", help="nanogpt: the shape of speed")
     options = parser.parse_args()
     progress.set_quiet(True)
     if options.what == "nanogpt":
         if options.tokens is None:
             parser.error("nanogpt needs --tokens")
-        time_to_loss(options.tokens, options.minutes)
+        time_to_loss(LARGE if options.large else README, options.tokens, options.steps or 2000)
         return
     with tempfile.TemporaryDirectory() as name:
-        speed(options.tokens or random_tokens(Path(name)), options.steps, options.rounds)
+        tokens = options.tokens or random_tokens(Path(name))
+        speed(tokens, options.steps or 12, options.rounds, options.compile)
 
 
 if __name__ == "__main__":
