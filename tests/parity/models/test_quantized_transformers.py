@@ -71,6 +71,18 @@ def test_transformers_reads_mixed_precision(tmp_path: Path) -> None:
     _same_logits(module, tmp_path)
 
 
+def test_transformers_reads_normal_floats(tmp_path: Path) -> None:
+    """bitsandbytes reads our weights bit for bit; what it computes with them in bf16 is its own affair."""
+    bitsandbytes = pytest.importorskip("bitsandbytes", reason="pip install bitsandbytes accelerate to compare nf4")
+    save_module(_quantized(Scheme(numbers="nf4", bits=4, group_size=64)), tmp_path)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, device_map="cpu")
+    ours = load_module(tmp_path)
+    for block, layer in zip(ours.blocks, theirs.model.layers, strict=True):
+        for mine, other in ((block.mixer.q_proj, layer.self_attn.q_proj), (block.ffn.down, layer.mlp.down_proj)):
+            read = bitsandbytes.functional.dequantize_4bit(other.weight.data, other.weight.quant_state)
+            assert torch.equal(read.float(), mine.dequantized(torch.float32))
+
+
 def _quantized(scheme: Scheme | None) -> LanguageModel:
     module = build(preset("foundling-1m", vocab_size=64), seed=0, zero_outputs=False).eval()
     if scheme is not None:
