@@ -1,4 +1,4 @@
-"""Training speed of every recurrent mixer: forward and backward, beside transformers' own and a compiled time loop.
+"""Training speed of every mixer: forward and backward, beside transformers' own and a compiled time loop.
 
     python benchmarks/mixers.py                       # ours and transformers', a few seconds each
     python benchmarks/mixers.py --compiled --time 64  # also the loop over time under torch.compile (minutes to compile)
@@ -27,8 +27,9 @@ from foundling.models.build import build
 from foundling.models.config import ModelConfig
 from foundling.models.context import Context
 from foundling.models.families.foundling_patterns import blocks_of
+from foundling.models.layers.s4_space import DiagonalSpace
 
-KINDS = ("mamba", "mamba2", "s4", "s4_dplr", "h3", "rwkv4", "rwkv7", "lstm", "gru")
+KINDS = ("attention", "mamba", "mamba2", "s4", "s4_dplr", "h3", "rwkv4", "rwkv7", "lstm", "gru")
 PARTS = {"s4_dplr": {"kind": "s4", "structure": "dplr", "state": 32}}
 LAYERS = "foundling.models.layers."
 sys.path[:] = [path for path in sys.path if Path(path) != Path(__file__).parent]  # kernels.py here is not `kernels`
@@ -79,6 +80,25 @@ def delta_loop(
     return torch.stack(out, 1), state
 
 
+def space_loop(space: DiagonalSpace, u: Tensor, ctx: Context, state: object) -> Tensor:
+    """S4's diagonal state space step by step, in real numbers, which torch.compile can fuse."""
+    dt, decay = space.log_dt.exp()[:, None], -space.log_decay.exp()
+    size, angle = (dt * decay).exp(), dt * space.frequency
+    real, imag = size * angle.cos(), size * angle.sin()  # of A-bar; B-bar is (A-bar - 1) / A
+    norm = decay.square() + space.frequency.square()
+    b_real = ((real - 1) * decay + imag * space.frequency) / norm
+    b_imag = (imag * decay - (real - 1) * space.frequency) / norm
+    x = y = torch.zeros_like(u[:, 0, :, :, None] * real[:, None])  # (rows, channels, width, pairs)
+    a_real, a_imag, b_real, b_imag, c_real, c_imag = (
+        part[:, None] for part in (real, imag, b_real, b_imag, space.C[..., 0], space.C[..., 1])
+    )
+    out = []
+    for now in u.unbind(1):
+        x, y = a_real * x - a_imag * y + b_real * now[..., None], a_real * y + a_imag * x + b_imag * now[..., None]
+        out.append(2 * (c_real * x - c_imag * y).sum(-1))
+    return torch.stack(out, 1)
+
+
 class CellLoop(nn.Module):
     """LSTM or GRU written out."""
 
@@ -109,6 +129,8 @@ LOOPS = {
     "mamba2": ("mamba2", "ssd", ssd_loop),
     "rwkv4": ("rwkv4", "wkv", wkv_loop),
     "rwkv7": ("rwkv7", "delta_rule", delta_loop),
+    "s4": ("s4", "run_space", space_loop),
+    "h3": ("h3", "run_space", space_loop),
 }
 
 
@@ -133,6 +155,14 @@ def ours(kind: str, dim: int) -> nn.Module:
 
 def theirs(kind: str, dim: int) -> Callable[[Tensor], Tensor] | None:
     """transformers' mixer of the same size, if it has one."""
+    if kind == "attention":
+        from transformers.models.llama.modeling_llama import LlamaAttention, LlamaConfig, LlamaRotaryEmbedding
+
+        like = ours(kind, dim).config
+        sizes = {"num_attention_heads": like.n_heads, "num_key_value_heads": like.n_kv_heads, "head_dim": like.head_dim}
+        config = LlamaConfig(hidden_size=dim, attn_implementation="sdpa", **sizes)
+        attention, rotary = LlamaAttention(config, 0).train(), LlamaRotaryEmbedding(config)
+        return lambda x: attention(x, rotary(x, torch.arange(x.shape[1])[None]), None)[0]
     if kind == "mamba":
         from transformers.models.mamba.modeling_mamba import MambaConfig, MambaMixer
 
@@ -157,7 +187,7 @@ def naive(kind: str, dim: int) -> Callable[[Tensor, Context], Tensor] | None:
     if kind in ("lstm", "gru"):
         module.cell = CellLoop(module.cell)
     elif kind not in LOOPS:
-        return None  # complex arithmetic, which torch.compile does not compile
+        return None  # attention is no loop; of s4_dplr, complex arithmetic, which torch.compile does not compile
     return torch.compile(module)
 
 
