@@ -17,6 +17,7 @@ from foundling.compression.divergence import between, bucketed, divergence
 from foundling.compression.teachers import KeptTeacher, LocalTeacher, RemoteTeacher, context_of
 from foundling.core.artifacts import Artifact, Draft
 from foundling.core.errors import FoundlingError
+from foundling.core.hardware import device
 from foundling.core.stages import Inputs
 from foundling.inference.remote import connect
 from foundling.models.build import build
@@ -122,7 +123,7 @@ def build_distilled(config: DistillConfig, inputs: Inputs, draft: Draft) -> None
     if config.hidden:
         assert teacher is not None
         torch.manual_seed(config.seed)
-        module = Student(student, teacher.module.config.dim)
+        module = Student(student, teacher.module.config.dim).to(device())
     trainer = Trainer(
         module,
         Distillation(source, None if config.own_text == 1 else teacher, kept, config),
@@ -176,7 +177,7 @@ def _tokenizer_of(
 
 
 def _teacher(path: Path, config: DistillConfig) -> LanguageModel:
-    return load_module(path, torch.bfloat16 if config.precision == "bf16" else torch.float32)
+    return load_module(path, torch.float32 if config.precision == "fp32" else torch.bfloat16).to(device())
 
 
 def _student(
@@ -187,8 +188,8 @@ def _student(
         size = teacher.module.config.vocab_size if teacher else tokenizer.vocab_size
         shape = preset(config.preset, vocab_size=size, max_positions=max(2048, config.context))
         ids = {"eos_token_id": tokenizer.eot_id, "pad_token_id": tokenizer.pad_id, "bos_token_id": tokenizer.bos_id}
-        return build(shape.model_copy(update=ids), config.seed)
-    module = load_module(base.path)
+        return build(shape.model_copy(update=ids), config.seed).to(device())
+    module = load_module(base.path).to(device())
     refuse_to_train_compressed(module)
     same = Tokenizer.load(base.path).encode(PROBE) == tokenizer.encode(PROBE)
     if not same or (teacher is not None and teacher.module.config.vocab_size != module.config.vocab_size):

@@ -35,9 +35,10 @@ class LocalTeacher:
         """The k likeliest next tokens at every position of tokens (rows, time)."""
         found = []
         with torch.no_grad():
-            for part in self.module.hidden(tokens).split(_PART, dim=1):
+            there = tokens.to(next(self.module.parameters()).device)
+            for part in self.module.hidden(there).split(_PART, dim=1):
                 found.append(torch.log_softmax(self.module.head(part).float(), -1).topk(k))
-        return torch.cat([f.indices for f in found], 1), torch.cat([f.values for f in found], 1)
+        return torch.cat([f.indices for f in found], 1).cpu(), torch.cat([f.values for f in found], 1).cpu()
 
 
 class RemoteTeacher:

@@ -77,6 +77,17 @@ def threads() -> int:
     return min(available, int(wanted)) if wanted.isdigit() and int(wanted) > 0 else available
 
 
+def device() -> torch.device:
+    """Where models are trained and scored: this process's GPU (the one of its LOCAL_RANK), or the CPU."""
+    import torch
+
+    return (
+        torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        if torch.cuda.is_available()
+        else torch.device("cpu")
+    )
+
+
 def memory_bytes() -> int:
     """Physical memory of the machine in bytes."""
     return int(psutil.virtual_memory().total)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from foundling.core.artifacts import Draft
 from foundling.core.errors import FoundlingError
+from foundling.core.hardware import device
 from foundling.core.rng import seed_for
 from foundling.core.stages import Inputs
 from foundling.evaluation.statistics import Interval, bootstrap_mean, bootstrap_ratio, wilson
@@ -126,7 +127,7 @@ class Classifier:
     """A model made by `classify`, as a function from texts, chats or lists of words to labels."""
 
     def __init__(self, directory: Path) -> None:
-        self.module, self.tokenizer = load_module(directory), Tokenizer.load(directory)
+        self.module, self.tokenizer = load_module(directory).to(device()), Tokenizer.load(directory)
         try:
             self.space = LabelSpace(**json.loads((directory / LABELS).read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
@@ -147,7 +148,8 @@ def predict(module: LanguageModel, texts: Sequence[LabelledText], space: LabelSp
     for text in texts:
         places = LabelledText(text.ids, [None if label is None else 0.0 for label in text.labels], text.source)
         with torch.inference_mode():
-            scores = label_scores(module, pack([places], blank, len(text.ids), pad_id))
+            batch = pack([places], blank, len(text.ids), pad_id)
+            scores = label_scores(module, batch.to(next(module.parameters()).device)).cpu()
         found.append([space.label(one) for one in scores])
     return found
 

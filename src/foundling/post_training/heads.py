@@ -74,12 +74,13 @@ def score_texts(module: LanguageModel, texts: Sequence[Sequence[int]], pad_id: i
 def last_hidden(module: LanguageModel, texts: Sequence[Sequence[int]], pad_id: int, rows: int = 32) -> Tensor:
     """The hidden state at the last token of each text: (texts, dim), without gradients."""
     found = []
+    device = next(module.parameters()).device
     with torch.inference_mode():
         for start in range(0, len(texts), rows):
             part = texts[start : start + rows]
             width = max(len(ids) for ids in part)
-            tokens = torch.tensor([[*ids, *[pad_id] * (width - len(ids))] for ids in part])
-            lengths = torch.tensor([len(ids) for ids in part])
+            tokens = torch.tensor([[*ids, *[pad_id] * (width - len(ids))] for ids in part], device=device)
+            lengths = torch.tensor([len(ids) for ids in part], device=device)
             hidden = module.hidden(tokens)  # padding stands behind, where a causal model does not see it
-            found.append(hidden[torch.arange(len(part)), lengths - 1])
+            found.append(hidden[torch.arange(len(part), device=device), lengths - 1])
     return torch.cat(found)

@@ -61,6 +61,7 @@ class ProximalPolicyOptimization:
         batch = self.rollouts.batch(step // self.config.updates)
         if "advantage" in batch.extra:
             return batch
+        batch = batch.to(model.score.weight.device)
         mask = batch.loss_mask
         with torch.no_grad():
             before = batch_logprobs(self.reference, batch)

@@ -84,7 +84,7 @@ class KahnemanTversky:
         other = pack_groups([self.groups[i][1:] for i in chosen], self.config.context, self.pad_id)
         reference = self.reference[chosen, 1]
         with torch.no_grad():
-            sums, _ = answer_sums(model, other, 1)
+            sums = answer_sums(model, other.to(next(model.parameters()).device), 1)[0].cpu()
         kl = ((sums[other.extra["present"].bool()].sum() - reference.sum()) / len(chosen)).clamp(min=0)
         extra = {
             "reference": self.reference[chosen, :1],
@@ -159,15 +159,15 @@ def reference_logprobs(
         return load_file(saved)["reference"]
     scorer = _Scorer(len(groups[0]))
     at = LossAt(module, scorer, config.precision)
-    found = torch.zeros(len(groups), len(groups[0]))
+    found, where = torch.zeros(len(groups), len(groups[0])), next(module.parameters()).device
     with torch.no_grad(), progress.task("reference log-probabilities", len(groups), "pairs") as bar:
         for start in range(0, len(groups), _SCORING_GROUPS):
             part = groups[start : start + _SCORING_GROUPS]
             numbers = {"number": torch.arange(start, start + len(part))}
             batch = pack_groups(part, config.context, pad_id, numbers)
-            at.compute(batch)
+            at.compute(batch.to(where))
             present = batch.extra["present"].bool()
-            found[batch.extra["number"][present]] = scorer.found[present]
+            found[batch.extra["number"][present]] = scorer.found.cpu()[present]
             bar.advance(len(part))
     partial = saved.with_suffix(".tmp")
     save_file({"reference": found}, partial)

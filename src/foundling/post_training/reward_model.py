@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from foundling.core.artifacts import Draft
 from foundling.core.errors import FoundlingError
+from foundling.core.hardware import device
 from foundling.core.rng import seed_for
 from foundling.core.stages import Inputs
 from foundling.evaluation.statistics import wilson
@@ -111,9 +112,11 @@ def build_reward_model(config: RewardConfig, inputs: Inputs, draft: Draft) -> No
 def agreement(module: LanguageModel, groups: Sequence[Group], context: int, pad_id: int) -> dict[str, Any]:
     """How often the chosen answer scores higher, with its interval, and how far σ(difference) is from that."""
     differences = []
+    where = next(module.parameters()).device
     with torch.inference_mode():
         for start in range(0, len(groups), 32):
-            good, bad = pair_scores(module.eval(), pack_groups(groups[start : start + 32], context, pad_id))
+            part = pack_groups(groups[start : start + 32], context, pad_id)
+            good, bad = pair_scores(module.eval(), part.to(where))
             differences.append(good - bad)
     difference = torch.cat(differences)
     right = int((difference > 0).sum())
@@ -169,7 +172,7 @@ def load_scorer(directory: Path) -> Score:
     Raises:
         FoundlingError: the directory is no reward model.
     """
-    module, tokenizer = load_module(directory), Tokenizer.load(directory)
+    module, tokenizer = load_module(directory).to(device()), Tokenizer.load(directory)
     if module.config.head.kind != "labels" or module.config.head.n_labels != 1:
         raise FoundlingError(f"{directory} is no reward model", "a classifier with one label was expected")
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from foundling.core.artifacts import Draft
 from foundling.core.errors import FoundlingError
+from foundling.core.hardware import device
 from foundling.core.stages import Inputs
 from foundling.models.build import build
 from foundling.models.language_model import LanguageModel
@@ -86,7 +87,7 @@ def build_sft(config: SFTConfig, inputs: Inputs, draft: Draft) -> None:
     base = inputs["base"]
     module, tokenizer = load_base(base)
     if config.init == "random":
-        module = build(module.config, config.seed)
+        module = build(module.config, config.seed).to(device())
     skipped: Counter[str] = Counter()
     data = sources(config, inputs)
     examples, prompts = _given(config, data, skipped)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from foundling.core.artifacts import Artifact, Draft
+from foundling.core.hardware import device
 from foundling.core.stages import Inputs
 from foundling.models.adapter_files import save_adapter
 from foundling.models.adapters import attach, merge
@@ -32,7 +33,7 @@ def load_base(base: Artifact) -> tuple[LanguageModel, Tokenizer]:
     Raises:
         FoundlingError: the tokenizer is another model's.
     """
-    module, tokenizer = load_module(base.path), Tokenizer.load(base.path)
+    module, tokenizer = load_module(base.path).to(device()), Tokenizer.load(base.path)
     tokenizer.require_fits(module.config.vocab_size, base.path)
     return module, tokenizer
 

@@ -16,6 +16,7 @@ from scipy import stats
 
 from foundling.core import progress
 from foundling.core.artifacts import Artifact, Draft
+from foundling.core.hardware import device
 from foundling.core.stages import Inputs
 from foundling.core.units import human_bytes, human_count
 from foundling.models.build import build
@@ -76,7 +77,7 @@ def _measure(
         _train(shape, config, tokens, folder / f"seed-{seed}", seed, rate, config.steps)
         for seed in range(config.seed, config.seed + config.seeds)
     ]
-    module = build(shape, config.seed)
+    module = build(shape, config.seed).to(device())
     return {
         "name": name,
         "dim": shape.dim,
@@ -115,7 +116,7 @@ def _train(
         learning_rate=rate * 0.15,
     )
     trainer = Trainer(
-        build(shape, seed),
+        build(shape, seed).to(device()),
         _objective(config, tokens, seed),
         options,
         folder,

@@ -20,12 +20,14 @@ STATE_VALUE_BYTES = 4  # measured, and so counted, in float32
 
 def training(module: LanguageModel, objective: Objective) -> float:
     """Tokens/s of forward and backward passes, as training runs them, without the optimizer."""
-    batch = objective.batch(0)
+    device = next(module.parameters()).device
+    batch = objective.batch(0).to(device)
     loss = LossAt(module.train(), objective, "bf16")
     times = []
     for _ in range(STEPS // 2 + 2):
         began = time.perf_counter()
         loss.compute(batch).total.backward()  # type: ignore[no-untyped-call]
+        settle(device)
         times.append(time.perf_counter() - began)
         module.zero_grad(set_to_none=True)
     return batch.tokens.numel() / statistics.median(times[2:])
@@ -49,9 +51,13 @@ def decoding(module: LanguageModel, contexts: tuple[int, ...], rows: int) -> lis
 
 
 def _step_seconds(module: LanguageModel, context: int, rows: int) -> float:
-    module.eval()
+    device = module.eval().embedding.weight.device
+    with device:
+        return _step_seconds_on(device, module, context, rows)
+
+
+def _step_seconds_on(device: torch.device, module: LanguageModel, context: int, rows: int) -> float:
     per_row = -(-(context + 1) // BLOCK)
-    device = module.embedding.weight.device
     state = module.new_state(rows + 1, 1 + rows * per_row, BLOCK, torch.float32, device)
     table = 1 + torch.arange(rows * per_row).view(rows, per_row)
     lengths = torch.full((rows,), context)
@@ -62,5 +68,12 @@ def _step_seconds(module: LanguageModel, context: int, rows: int) -> float:
     for _ in range(STEPS + 2):
         began = time.perf_counter()
         module(tokens, Context(lengths[:, None], cache=view), state)
+        settle(device)
         times.append(time.perf_counter() - began)
     return statistics.median(times[2:])
+
+
+def settle(device: torch.device) -> None:
+    """Wait until a GPU has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -69,10 +69,11 @@ class HeldOut:
         bounds = [start for start in PLACES if start < self.context]
         nats, counts = dict.fromkeys(bounds, 0.0), dict.fromkeys(bounds, 0.0)
         by_source = dict.fromkeys(self.source_bytes, 0.0)
+        device = next(module.parameters()).device
         for source, of_source in groupby(self.rows, key=lambda row: row[0]):
             before, rows = sum(nats.values()), list(of_source)
             for first in range(0, len(rows), ROWS):
-                batch = self._batch(rows[first : first + ROWS])
+                batch = self._batch(rows[first : first + ROWS]).to(device)
                 hidden = cast(Any, module).hidden(batch.tokens)  # (rows, time, dim)
                 for start, end in pairwise([*bounds, self.context]):
                     part = slice(start, end)

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from foundling.core.errors import FoundlingError
+from foundling.core.hardware import device
 
 POLL_S = 0.05
 
@@ -22,7 +23,10 @@ def join() -> int:
         FoundlingError: not all processes came.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        backend = "cuda:nccl,cpu:gloo" if torch.cuda.is_available() else "gloo"
+        backend = "gloo"
+        if torch.cuda.is_available():
+            backend = "cuda:nccl,cpu:gloo"
+            torch.cuda.set_device(device())
         timeout = timedelta(seconds=float(os.environ.get("FOUNDLING_JOIN_S", "600")))
         try:
             store, rank, size = next(dist.rendezvous("env://", timeout=timeout))

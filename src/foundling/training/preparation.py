@@ -98,6 +98,8 @@ class OwnLoss:
 
     def score(self, module: nn.Module) -> dict[str, float]:
         """`loss`: the mean over some fixed batches."""
+        where = next(module.parameters()).device
+        batches = (self.objective.batch(step).to(where) for step in range(VALIDATION_BATCHES))
         with torch.no_grad():
-            parts = [self.objective.loss(module, self.objective.batch(step)) for step in range(VALIDATION_BATCHES)]
+            parts = [self.objective.loss(module, batch) for batch in batches]
         return {"loss": sum(float(part.total) for part in parts) / sum(float(part.count) for part in parts)}

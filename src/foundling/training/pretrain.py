@@ -12,6 +12,7 @@ from typing import cast
 from torch import nn
 
 from foundling.core.artifacts import Artifact, Draft
+from foundling.core.hardware import device
 from foundling.core.stages import Inputs
 from foundling.corpus.baselines import compression_baselines
 from foundling.models.checkpoint import save_module
@@ -67,7 +68,7 @@ def _alone(
 ) -> TrainingSummary:
     kept = draft.scratch / KEPT
     summary = Trainer(
-        parts.module,
+        parts.module.to(device()),
         Prefetched(parts.objective),
         config,
         draft.scratch,

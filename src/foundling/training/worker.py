@@ -14,6 +14,7 @@ from pathlib import Path
 from foundling.core import progress
 from foundling.core.errors import FoundlingError
 from foundling.core.files import write_json
+from foundling.core.hardware import device
 from foundling.training import checkpoint
 from foundling.training.config import PretrainConfig
 from foundling.training.meeting import join
@@ -34,7 +35,7 @@ def main(job: Path) -> int:
         progress.set_quiet(rank > 0)
         parts = prepare(config, Path(told["tokens"]), Path(told["base"]) if told["base"] else None)
         trainer = Trainer(
-            parts.module,
+            parts.module.to(device()),
             Prefetched(parts.objective),
             config,
             scratch,

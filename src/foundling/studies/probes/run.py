@@ -14,6 +14,7 @@ from torch import nn
 from foundling.core import progress
 from foundling.core.artifacts import Draft
 from foundling.core.errors import FoundlingError, nearest
+from foundling.core.hardware import device
 from foundling.core.rng import numpy_rng
 from foundling.core.stages import Inputs
 from foundling.models.build import build
@@ -141,14 +142,14 @@ def _setting(
     rows = config.test_rows
     if task == TRANSLATION:
         return (
-            translator(design, config.dim, seed),
+            translator(design, config.dim, seed).to(device()),
             Translation(config.batch_size, seed),
             lambda module: accuracy_by_length(module, rows),
         )
     kind = TASKS[task]
     shape = probe_model(design, config.dim, config.layers, kind.vocab_size, max(kind.test_times))
     return (
-        build(shape, seed),
+        build(shape, seed).to(device()),
         Probe(kind, config.batch_size, seed),
         lambda module: {str(time): accuracy(module, kind, time, rows) for time in kind.test_times},
     )
@@ -156,7 +157,7 @@ def _setting(
 
 def accuracy(module: Any, task: Task, time: int, rows: int) -> float:
     """Part of the counted targets that are the likeliest prediction, on fresh rows of a length."""
-    batch = draw(task, ("probe test", time), rows, time)
+    batch = draw(task, ("probe test", time), rows, time).to(next(module.parameters()).device)
     right = total = 0.0
     for part in batch.split(max(1, TEST_TOKENS // time)):
         counted = part.loss_mask.bool()

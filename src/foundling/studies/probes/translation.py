@@ -71,9 +71,9 @@ class Translation:
 def accuracy_by_length(module: nn.Module, rows: int) -> dict[str, float]:
     """Part of the words that greedy translation gets right, for each length of the source."""
     assert isinstance(module, Seq2Seq)
-    found = {}
+    found, device = {}, next(module.parameters()).device
     for length in TEST_LENGTHS:
-        batch = sentences(numpy_rng("translation test", length), rows, length, length)
+        batch = sentences(numpy_rng("translation test", length), rows, length, length).to(device)
         guess = module.greedy(batch.tokens, batch.extra["lengths"], START, length)
         found[str(length)] = float((guess == batch.targets).float().mean())
     return found
