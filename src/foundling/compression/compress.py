@@ -66,6 +66,7 @@ def build(config: CompressConfig, inputs: Inputs, draft: Draft) -> None:
     draft.file("README.md").write_text(_card(source, config, report), encoding="utf-8")
     draft.metrics |= {name: value for name, value in report.items() if name not in ("layers", "not_compressed")}
     speeds = {name: speed(one, tokenizer) for name, one in (("original", original), ("compressed", compressed))}
+    draft.metrics["memory_bytes"] = memory_bytes(compressed)  # in bfloat16, as `speed` has left it
     draft.timings["decode_tokens_per_second"] = {name: one["decode"] for name, one in speeds.items()}
     draft.file("timings.json").write_text(json.dumps(speeds, indent=2) + "\n", encoding="utf-8")
 
@@ -115,6 +116,11 @@ def speed(module: LanguageModel, tokenizer: Tokenizer) -> dict[str, float]:
 def weight_bytes(directory: Path) -> int:
     """Bytes of a model directory's weights on disk."""
     return sum(path.stat().st_size for path in (*directory.glob("*.safetensors"), *directory.glob("*.gguf")))
+
+
+def memory_bytes(module: LanguageModel) -> int:
+    """Bytes of a model's weights in memory."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in (*module.parameters(), *module.buffers()))
 
 
 def _report(config: CompressConfig, source: Path, result: Path, layers: list[LayerReport]) -> dict[str, Any]:

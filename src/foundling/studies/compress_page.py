@@ -26,7 +26,7 @@ def write_page(result: Search, model: Artifact, config: CompressSearchConfig, pa
     if chosen is not None:
         before = chosen.artifact.metrics["original_bytes"]
         headline = {
-            "chosen": (chosen.name, str(chosen.artifact.path)),
+            "chosen": (chosen.name, f"model {chosen.artifact.key}"),
             "size": (human_bytes(chosen.size), f"{before / chosen.size:.1f} times smaller"),
             "quality": (f"{chosen.quality['value']:.2%}", "bits of held-out text, original over compressed"),
             "decode": (f"{chosen.decode:.0f}/s", f"{chosen.speedup:.2f} times the original's"),
@@ -50,22 +50,24 @@ def _plot(result: Search) -> str:
     fig, axes = new_figure(7.2, 3.8)
     front = sorted((c for c in result.candidates if c.name in result.frontier), key=lambda c: c.size)
     axes.plot([c.size / 1e6 for c in front], [100 * c.quality["value"] for c in front], color="#8a8f98", linewidth=1)
-    for c in result.candidates:
+    for number, c in enumerate(result.candidates, 1):
         chosen = result.chosen is not None and c.name == result.chosen.name
         low, high = ([abs(100 * (c.quality["value"] - c.quality[end]))] for end in ("low", "high"))
         at = (c.size / 1e6, 100 * c.quality["value"])
         colour = "#d9722e" if chosen else "#3557c2"
         axes.errorbar(*at, yerr=[low, high], fmt="o", color=colour, capsize=3, markersize=8 if chosen else 5)
-        axes.annotate(c.name, at, xytext=(6, 4), textcoords="offset points", fontsize=8)
+        axes.annotate(str(number), at, xytext=(5, 4), textcoords="offset points", fontsize=9, color=colour)
     axes.set_xlabel("weights, MB")
     axes.set_ylabel("quality kept, %")
-    return figure(fig, "Each way's size and quality with 95% intervals; the line joins those that nothing beats")
+    return figure(fig, "Size and quality with 95% intervals, numbered as below; the line joins those that nothing beats")
 
 
 def _table(result: Search, config: CompressSearchConfig) -> str:
     columns = [
+        "",
         "way",
         "size",
+        "in memory",
         "quality %",
         "KL bits/token",
         "same token %",
@@ -75,18 +77,20 @@ def _table(result: Search, config: CompressSearchConfig) -> str:
         "Wh",
     ]
     rows = []
-    for c in result.candidates:
+    for number, c in enumerate(result.candidates, 1):
         seconds = 1e6 / c.decode  # of a million decoded tokens, one sequence at a time
         metrics: dict[str, Any] = c.artifact.metrics
         rows.append(
             (
+                number,
                 f"{c.name} *" if c.name in result.frontier else c.name,
                 human_bytes(c.size),
+                human_bytes(metrics["memory_bytes"]) if "memory_bytes" in metrics else "",
                 round(100 * c.quality["value"], 2),
                 metrics["kl_bits_per_token"]["value"],
                 round(100 * metrics["same_next_token"]["value"], 2),
-                round(c.decode, 1),
-                round(c.prefill, 1),
+                f"{c.decode:,.0f}",
+                f"{c.prefill:,.0f}",
                 round(seconds / 3600 * config.price_per_hour, 3),
                 round(seconds / 3600 * config.watts, 1),
             )
