@@ -47,9 +47,10 @@ def _search(store: Store, config: CompressSearchConfig, flags: dict[str, Any]) -
     progress.set_quiet(as_json)
     model = _artifact(store, flags.get("model"), "model")
     spec = flags.get("corpus") or corpus_of(model.key, store)
-    if spec is None:
-        raise FoundlingError("a search needs text to measure on", "the model's life has no corpus", "Give --corpus")
-    corpus = _artifact(store, spec, "corpus")
+    if spec is None and not flags.get("text"):
+        what = "a search needs text to measure on"
+        raise FoundlingError(what, "the model's life has no corpus", "Give --text FILES or --corpus")
+    corpus = None if spec is None else _artifact(store, spec, "corpus")
     fields = {name: flags[name] for name in flags if name in flag_parameters(_STAGE.config_type)}
     result = search(store, model, corpus, config, config_data(_STAGE.config_type, fields))
     assert result.chosen is not None

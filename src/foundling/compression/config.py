@@ -62,7 +62,10 @@ class CompressConfig(Config):
     shrink: ShrinkConfig | None = option(None, "remove layers, heads, channels or experts")
     keep: tuple[str, ...] = option(("output",), "layers left in 16 bits, by name; `*` matches anything")
     format: Literal["safetensors", "gguf"] = option("safetensors", "gguf: one file for llama.cpp, q8_0, q4_0 or q4_1")
-    text: tuple[str, ...] = option((), "calibration text files; none: the corpus's training text")
+    text: tuple[str, ...] = option(
+        (),
+        "calibration text files (without a corpus their last fifth is held out); none: the corpus's training text",
+    )
     calibration_rows: int = option(64, "rows of calibration text", ge=1)
     calibration_length: int = option(256, "tokens in a row", ge=2)
     compare_bytes: int = option(60_000, "held-out text on which the result is compared with the original", ge=0)

@@ -14,6 +14,8 @@ from foundling.core.errors import FoundlingError
 from foundling.evaluation.documents import Documents
 from foundling.tokenization.tokenizer import Tokenizer
 
+CALIBRATES = 0.8  # of each text file; where there is no corpus, the rest is held out
+PIECE = 512  # tokens: held-out files are compared in such pieces, as if each were a document
 LONGEST_TOKEN = 8  # bytes; so that a document is not encoded far beyond what is taken of it
 
 
@@ -26,7 +28,7 @@ def calibration(config: CompressConfig, corpus: Artifact | None, tokenizer: Toke
     length = min(config.calibration_length, longest)
     wanted = config.calibration_rows * length
     if config.text:
-        texts: Sequence[str] = [text_file(name).read_text(encoding="utf-8") for name in config.text]
+        texts: Sequence[str] = [_parts(name)[0] if corpus is None else _read(name) for name in config.text]
     elif corpus is not None:
         texts = Documents(corpus).training(wanted * LONGEST_TOKEN, config.seed)
     else:
@@ -40,9 +42,11 @@ def calibration(config: CompressConfig, corpus: Artifact | None, tokenizer: Toke
 
 
 def held_out(corpus: Artifact | None, config: CompressConfig, tokenizer: Tokenizer, longest: int) -> list[list[int]]:
-    """The beginnings of held-out documents, `compare_bytes` in all; none without a corpus."""
-    if corpus is None or config.compare_bytes == 0:
+    """The beginnings of held-out documents, `compare_bytes` in all; without a corpus, the ends of the text files."""
+    if config.compare_bytes == 0:
         return []
+    if corpus is None:
+        return _ends(config, tokenizer, min(longest, PIECE))
     texts, total = [], 0
     for document in Documents(corpus).shuffled("compress", config.seed):
         ids = [tokenizer.eot_id, *tokenizer.encode(document.text[: LONGEST_TOKEN * longest])][:longest]
@@ -51,3 +55,25 @@ def held_out(corpus: Artifact | None, config: CompressConfig, tokenizer: Tokeniz
         if total >= config.compare_bytes:
             break
     return texts
+
+
+def _ends(config: CompressConfig, tokenizer: Tokenizer, length: int) -> list[list[int]]:
+    """Pieces of the text files' ends, as many from each."""
+    pieces = []
+    for name in config.text:
+        text = _parts(name)[1][: config.compare_bytes // len(config.text) + 1]
+        ids = tokenizer.encode(text)
+        pieces += [[tokenizer.eot_id, *ids[start : start + length - 1]] for start in range(0, len(ids), length - 1)]
+    return pieces
+
+
+def _parts(name: str) -> tuple[str, str]:
+    """A text file's beginning, and its end, which never calibrates; cut between lines if it has some."""
+    text = _read(name)
+    middle = int(CALIBRATES * len(text))
+    at = text.rfind("\n", 0, middle) + 1 or middle
+    return text[:at], text[at:]
+
+
+def _read(name: str) -> str:
+    return text_file(name).read_text(encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from foundling.core.units import human_bytes
 from foundling.studies.compress_config import CompressSearchConfig
 
 if TYPE_CHECKING:
-    from foundling.studies.compress_search import Candidate, Search
+    from foundling.studies.compress_search import Answers, Candidate, Search
 
 WORST = 10
 
@@ -24,10 +25,13 @@ def write_page(result: Search, model: Artifact, config: CompressSearchConfig, pa
     page = Page("Compression", f"{model.kind} {model.key}, to meet {wanted}. {describe()}.")
     chosen = result.chosen
     if chosen is not None:
-        before = chosen.artifact.metrics["original_bytes"]
+        ratio = chosen.artifact.metrics["original_bytes"] / chosen.size
         headline = {
             "chosen": (chosen.name, f"model {chosen.artifact.key}"),
-            "size": (human_bytes(chosen.size), f"{before / chosen.size:.1f} times smaller"),
+            "size": (
+                human_bytes(chosen.size),
+                f"{ratio:.1f} times smaller" if ratio > 1 else f"{1 / ratio:.1f} times larger",
+            ),
             "quality": (f"{chosen.quality['value']:.2%}", "bits of held-out text, original over compressed"),
             "decode": (f"{chosen.decode:.0f}/s", f"{chosen.speedup:.2f} times the original's"),
         }
@@ -40,7 +44,11 @@ def write_page(result: Search, model: Artifact, config: CompressSearchConfig, pa
     if result.skipped:
         page.section("Not tried", table(["way", "why"], list(result.skipped.items())))
     if result.answers:
-        page.section("Answers that changed", _changes(result.answers), note="of the chosen model, item by item")
+        page.section(
+            "Answers that changed",
+            _changes(result.answers),
+            note="of the chosen model, item by item; what lost most first",
+        )
     worst = chosen or max(result.candidates, key=lambda c: c.quality["value"])
     page.section(f"What broke most: layers of {worst.name}", _layers(worst))
     page.write(path)
@@ -59,7 +67,7 @@ def _plot(result: Search) -> str:
         axes.annotate(str(number), at, xytext=(5, 4), textcoords="offset points", fontsize=9, color=colour)
     axes.set_xlabel("weights, MB")
     axes.set_ylabel("quality kept, %")
-    return figure(fig, "Size and quality with 95% intervals, numbered as below; the line joins those that nothing beats")
+    return figure(fig, "Size and quality with 95% intervals, numbered as below; the line joins what nothing beats")
 
 
 def _table(result: Search, config: CompressSearchConfig) -> str:
@@ -98,17 +106,24 @@ def _table(result: Search, config: CompressSearchConfig) -> str:
     return table(columns, rows)
 
 
-def _changes(answers: dict[str, Any]) -> str:
+def _changes(answers: Sequence[Answers]) -> str:
     rows = []
-    for task, said in answers.items():
-        if isinstance(said, dict):
-            shown = {name: value for name, value in said.items() if isinstance(value, (int, float, str))}
-            rows.append((task, ", ".join(f"{n.replace('_', ' ')} {_short(v)}" for n, v in shown.items())))
-    return table(["task", "against the original"], rows)
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    for said in answers:
+        c = said.scores
+        shown = f"{c.difference:+.3f} [{c.low:+.3f}, {c.high:+.3f}]"
+        rows.append((c.task, c.metric, c.a, c.b, shown, f"{c.p_adjusted:.3g}", c.verdict, said.changed, c.n))
+    columns = [
+        "task",
+        "metric",
+        "original",
+        "compressed",
+        "difference [95%]",
+        "p (Holm)",
+        "verdict",
+        "changed",
+        "items",
+    ]
+    return table(columns, rows)
 
 
 def _layers(candidate: Candidate) -> str:

@@ -16,7 +16,10 @@ from foundling.core.config import parse
 from foundling.core.errors import FoundlingError
 from foundling.core.stages import run_stage
 from foundling.core.units import human_bytes
+from foundling.evaluation.compare import Comparison, compare
 from foundling.evaluation.config import EvaluateConfig
+from foundling.evaluation.scores import read_outcomes
+from foundling.evaluation.tasks.registry import make_tasks
 from foundling.pipeline import STAGES
 from foundling.studies.compress_config import CompressSearchConfig, Target, parse_target
 from foundling.studies.compress_page import write_page
@@ -56,6 +59,14 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class Answers:
+    """How the chosen model's answers differ from the original's: the scores, and on how many items the two differ."""
+
+    scores: Comparison
+    changed: int
+
+
+@dataclass(frozen=True)
 class Search:
     """All that was tried: `frontier` names those that no other beats in size, speed and quality at once."""
 
@@ -63,7 +74,7 @@ class Search:
     frontier: tuple[str, ...]
     skipped: dict[str, str]
     chosen: Candidate | None
-    answers: dict[str, Any]
+    answers: tuple[Answers, ...]
 
     def __str__(self) -> str:
         """A table, the choice, and why others were not tried."""
@@ -82,19 +93,22 @@ class Search:
 
 
 def search(
-    store: Store, model: Artifact, corpus: Artifact, config: CompressSearchConfig, shared: dict[str, Any]
+    store: Store, model: Artifact, corpus: Artifact | None, config: CompressSearchConfig, shared: dict[str, Any]
 ) -> Search:
     """Try the ways in order within the time budget, write the page, and choose.
 
     Args:
-        corpus: calibration and held-out text.
+        corpus: calibration and held-out text; None: the files in `shared["text"]`.
         shared: fields of CompressConfig that hold for every way (keep, text, ...).
 
     Raises:
-        FoundlingError: a target is not understood, or no way meets all of them (the page is written).
+        FoundlingError: a target or a task is not understood, or no way meets all of them (the page is written).
     """
     targets = [parse_target(text) for text in config.target]
-    begin, inputs = time.monotonic(), {"model": model, "corpus": corpus}
+    if config.tasks:
+        make_tasks(_evaluation(config), corpus)  # a slip of the pen is refused before the work, not after it
+    begin, read = time.monotonic(), {} if corpus is None else {"corpus": corpus}
+    inputs = {"model": model, **read}
     found: list[Candidate] = []
     skipped: dict[str, str] = {}
     ways = _ways(targets)
@@ -114,7 +128,7 @@ def search(
         raise FoundlingError("no way of compressing suits this model", next(iter(skipped.values()), ""))
     good = [candidate for candidate in found if candidate.meets(targets)]
     chosen = max(good, key=lambda c: (c.quality["value"], -c.size)) if good else None
-    answers = _answers(store, model, corpus, chosen, config) if chosen and config.tasks else {}
+    answers = _answers(store, model, read, chosen, config) if chosen and config.tasks else ()
     result = Search(tuple(found), _frontier(found), skipped, chosen, answers)
     write_page(result, model, config, Path(config.page))
     if chosen is None:
@@ -151,16 +165,24 @@ def _frontier(found: Sequence[Candidate]) -> tuple[str, ...]:
 
 
 def _answers(
-    store: Store, model: Artifact, corpus: Artifact, chosen: Candidate, config: CompressSearchConfig
-) -> dict[str, Any]:
-    """The chosen model's answers against the original's, item by item."""
-    evaluate = parse(EvaluateConfig, {"tasks": list(config.tasks), "limit": config.items}, "evaluate")
-    stage = STAGES["evaluate"]
-    original, _ = run_stage(store, stage, evaluate, {"model": model, "corpus": corpus})
-    inputs = {"model": chosen.artifact, "corpus": corpus, "against": original}
-    compared, _ = run_stage(store, stage, evaluate, inputs)
-    found: dict[str, Any] = json.loads(compared.file("results.json").read_text())["against"]
-    return found
+    store: Store, model: Artifact, read: dict[str, Artifact], chosen: Candidate, config: CompressSearchConfig
+) -> tuple[Answers, ...]:
+    """The chosen model's answers against the original's, item by item; what lost most first."""
+    evaluate, stage = _evaluation(config), STAGES["evaluate"]
+    original, _ = run_stage(store, stage, evaluate, {"model": model, **read})
+    compared, _ = run_stage(store, stage, evaluate, {"model": chosen.artifact, **read})
+    before, after = read_outcomes(original), read_outcomes(compared)
+
+    def changed(task: str, metric: str) -> int:
+        pairs = ((o.metrics.get(metric), after[task][i].metrics.get(metric)) for i, o in before[task].items())
+        return sum(x != y for x, y in pairs)
+
+    found = [Answers(scores, changed(scores.task, scores.metric)) for scores in compare(original, compared)]
+    return tuple(sorted(found, key=lambda answers: answers.scores.difference))
+
+
+def _evaluation(config: CompressSearchConfig) -> EvaluateConfig:
+    return parse(EvaluateConfig, {"tasks": list(config.tasks), "limit": config.items}, "evaluate")
 
 
 def _unmet(targets: Sequence[Target], found: Sequence[Candidate], page: str) -> FoundlingError:

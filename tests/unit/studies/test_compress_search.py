@@ -13,6 +13,7 @@ import tokenizers
 import torch
 from tokenizers import decoders, models, pre_tokenizers
 
+from foundling.compression import texts
 from foundling.core.artifacts import Artifact, Store
 from foundling.core.errors import FoundlingError
 from foundling.models.build import build
@@ -83,13 +84,19 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Artifact
     return Artifact.outside(home / "model", "model"), Artifact.outside(home / "corpus", "corpus")
 
 
-def run(inputs: tuple[Artifact, Artifact], where: Path, monkeypatch: pytest.MonkeyPatch, **fields: Any) -> Any:
+def run(
+    inputs: tuple[Artifact, Artifact | None],
+    where: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    text: tuple[str, ...] = (),
+    **fields: Any,
+) -> Any:
     said = {"decode": 1.0, "prefill": 1.0}
     monkeypatch.setattr("foundling.compression.compress.speed", lambda module, tokenizer: said)
     ways = {name: compress_search.WAYS[name] for name in ("int8", "int4", "int4 gptq, groups of 64")}
     monkeypatch.setattr(compress_search, "WAYS", ways | {"impossible": {"bits": 4, "group_size": 48}})
     config = CompressSearchConfig(page=str(where / "page.html"), **fields)
-    shared = {"compare_bytes": 800, "calibration_rows": 4, "calibration_length": 48}
+    shared = {"compare_bytes": 800, "calibration_rows": 4, "calibration_length": 48, "text": list(text)}
     return search(Store(where / "runs"), *inputs, config, shared)
 
 
@@ -97,12 +104,15 @@ def test_search_chooses_the_best_that_meets_every_target(
     inputs: tuple[Artifact, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Guards against a choice that ignores a target, and a way that fails and stops the others."""
-    result = run(inputs, tmp_path, monkeypatch, target=("size<0.8MB", "quality>=90%"))
+    asked = {"tasks": ("bits-per-byte",), "items": 4}
+    result = run(inputs, tmp_path, monkeypatch, target=("size<0.8MB", "quality>=90%"), **asked)
     assert result.chosen is not None and result.chosen.size <= 0.8e6
     fits = [c for c in result.candidates if c.size <= 0.8e6]
     assert result.chosen.quality["value"] == max(c.quality["value"] for c in fits)
     assert "group_size 48 does not divide" in result.skipped["impossible"]
     page = (tmp_path / "page.html").read_text()
+    assert {(said.scores.task, said.scores.n, said.changed) for said in result.answers} == {("bits-per-byte", 4, 4)}
+    assert "Answers that changed" in page and "bits-per-byte" in page
     assert "<svg" in page and result.chosen.name in page and "What broke most" in page
     assert result.chosen.name in result.frontier and f"* {result.chosen.name}" in str(result)
     layers = json.loads(result.chosen.artifact.file("compression.json").read_text())["layers"]
@@ -115,3 +125,24 @@ def test_targets_that_cannot_be_met_are_named(
     with pytest.raises(FoundlingError, match=r"no way meets 'size<0.1MB'.*Size comes to .* at best"):
         run(inputs, tmp_path, monkeypatch, target=("size<0.1MB",), budget_s=0.001)
     assert (tmp_path / "page.html").exists()
+
+
+def test_text_files_serve_where_there_is_no_corpus(
+    inputs: tuple[Artifact, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their ends are held out: a model from a hub has no corpus. Text that calibrates must not be compared on."""
+    lines = [f"line {number}: {'ab' * (number % 7)}\n" for number in range(200)]
+    (tmp_path / "some.txt").write_text("".join(lines))
+    result = run((inputs[0], None), tmp_path, monkeypatch, (str(tmp_path / "some.txt"),), target=("size<0.8MB",))
+    assert result.chosen is not None and result.chosen.quality["n"] > 1
+    beginning, end = texts._parts(str(tmp_path / "some.txt"))
+    assert beginning + end == "".join(lines) and end.startswith("line ") and len(end) < 0.25 * len(beginning + end)
+
+
+def test_a_misspelled_task_is_refused_at_once(
+    inputs: tuple[Artifact, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tasks are asked last; the mistake must not cost the search."""
+    with pytest.raises(FoundlingError, match="no task is called 'piqua'"):
+        run(inputs, tmp_path, monkeypatch, target=("size<0.8MB",), tasks=("piqua",))
+    assert not (tmp_path / "runs/artifacts").exists()
