@@ -4,6 +4,7 @@
     python benchmarks/compression.py memory                          # peak memory of quantizing a model block by block
     python benchmarks/compression.py distill TEACHER --tokens TOKENS # a four times smaller student, taught and alone
     python benchmarks/compression.py policy TEACHER STUDENT          # answers of the student's own or of the teacher
+    python benchmarks/compression.py heads MODEL --tokens TOKENS     # decoding with and without the model's draft head
 
 quality: int8 must lose less than 0.1% of the bits per byte; int4 fewer than llama.cpp's Q4_0, and no more than its
 Q4_K_M at equal size. llama.cpp's numbers come from its own quantizers (the library inside the xllamacpp wheel, or
@@ -20,9 +21,11 @@ import importlib.util
 import json
 import math
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -47,8 +50,10 @@ from foundling.evaluation.statistics import bootstrap_ratio, mcnemar_mid_p
 from foundling.evaluation.tasks.expressions.grading import grade
 from foundling.evaluation.tasks.expressions.items import generate, messages
 from foundling.inference.engine import Engine, Request, SamplingParams
+from foundling.inference.speculative import HeadDraft
 from foundling.models.build import build
 from foundling.models.checkpoint import Parts, load_module, save_module
+from foundling.models.draft_head import load_draft_head
 from foundling.models.gguf_file import load_gguf, save_gguf
 from foundling.models.gguf_header import Header
 from foundling.models.language_model import LanguageModel
@@ -308,6 +313,37 @@ def policy(chosen: argparse.Namespace) -> None:
     print(describe())
 
 
+def heads(chosen: argparse.Namespace) -> None:
+    """Greedy continuations of held-out documents, one by one, by a model with a draft head and without it in turns."""
+    documents, _ = held_out(chosen.tokens, 20_000)
+    requests = [
+        Request(ids[:48], SamplingParams(max_tokens=160, temperature=0.0, ignore_eos=True)) for ids in documents
+    ]
+    engines = {}
+    for name, head in (("alone", None), ("with its draft head", load_draft_head(chosen.model))):
+        module, tokenizer = load_module(chosen.model, torch.bfloat16), Tokenizer.load(chosen.model)
+        engines[name] = Engine(module, tokenizer, max_batch=1, speculate=None if head is None else HeadDraft(head))
+    said: dict[str, list[list[int]]] = {}
+    rates: dict[str, list[float]] = {name: [] for name in engines}
+    for _ in range(chosen.rounds):
+        for name, engine in engines.items():
+            engine.clear_cache()
+            if engine._stepper.proposer is not None:  # always guess: whether it pays is what is asked
+                engine._stepper.pace.rates = {True: 2.0, False: 1.0}
+                engine._stepper.pace._step = 2 * engine._stepper.pace.TRIAL
+            start = time.perf_counter()
+            said[name] = [engine.generate([request])[0].tokens for request in requests]
+            rates[name].append(sum(map(len, said[name])) / (time.perf_counter() - start))
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    for name, rate in medians.items():
+        print(f"{name:20} {rate:8.0f} tokens/s")
+    stats, alone = engines["with its draft head"].stats(), medians["alone"]
+    print(f"{stats.accepted_tokens / max(stats.drafted_tokens, 1):.0%} of {stats.drafted_tokens:,} guesses accepted")
+    same = said["alone"] == said["with its draft head"]
+    print(f"{medians['with its draft head'] / alone:.2f} times as fast; the same tokens: {same}")
+    print(describe())
+
+
 def _graded(path: Path, count: int) -> list[bool]:
     module, tokenizer = load_module(path), Tokenizer.load(path)
     items = generate("compositions", count // 2) + generate("phrasings", count - count // 2)
@@ -350,6 +386,11 @@ def main() -> None:
     three.add_argument("base", type=Path)
     three.add_argument("--steps", type=int, default=60)
     three.add_argument("--items", type=int, default=300)
+    five = ways.add_parser("heads")
+    five.set_defaults(run=heads)
+    five.add_argument("model", type=Path)
+    five.add_argument("--tokens", type=Path, required=True)
+    five.add_argument("--rounds", type=int, default=3)
     four = ways.add_parser("memory")
     four.set_defaults(run=memory)
     four.add_argument("--preset", default="smollm2-135m")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from foundling.compression.answers import Answers, read_chats, teacher_answers
 from foundling.compression.distill_config import DistillConfig
 from foundling.compression.divergence import between, bucketed, divergence
+from foundling.compression.draft_head import build_draft_head
 from foundling.compression.teachers import KeptTeacher, LocalTeacher, RemoteTeacher, context_of
 from foundling.core.artifacts import Artifact, Draft
 from foundling.core.errors import FoundlingError
@@ -107,7 +108,7 @@ class Distillation:
 
 
 def build_distilled(config: DistillConfig, inputs: Inputs, draft: Draft) -> None:
-    """Train a student and write it as a Hugging Face directory.
+    """Train a student, or a draft head for the teacher, and write it as a Hugging Face directory.
 
     Raises:
         FoundlingError: no teacher, nothing to learn on, models of different vocabularies, or what the loop refuses.
@@ -117,6 +118,11 @@ def build_distilled(config: DistillConfig, inputs: Inputs, draft: Draft) -> None
     tokenizer = Tokenizer.load(where)
     remote = connect(config.teacher_url) if config.teacher_url else None
     teacher = None if given is None else LocalTeacher(_teacher(given.path, config))
+    if config.draft_tokens:
+        assert given is not None and teacher is not None
+        source, _, _ = _source(config, tokens, teacher, remote, tokenizer, draft)
+        build_draft_head(config, given, teacher, source, draft)
+        return
     student = _student(config, base, tokenizer, teacher)
     source, held_out, kept = _source(config, tokens, teacher, remote, tokenizer, draft)
     module: nn.Module = student

@@ -37,6 +37,11 @@ class DistillConfig(TrainingConfig):
     )
     max_tokens: int = option(48, "longest answer in tokens", ge=1)
     answer_temperature: float = option(1.0, "of the sampled answers", gt=0)
+    draft_tokens: int = option(
+        0,
+        "train no student, but a head that foresees so many of the teacher's tokens, for speculation; 4 is usual",
+        ge=0,
+    )
     validation_tokens: int = option(200_000, "held-out tokens that are scored, where text is learned from", ge=1)
 
     @model_validator(mode="after")
@@ -45,6 +50,8 @@ class DistillConfig(TrainingConfig):
             raise ValueError("top_k keeps probabilities, not logits: temperature must be 1")
         if self.top_k and self.prompts:
             raise ValueError("top_k is for text, which comes again; answers are scored as they are written")
+        if self.draft_tokens and (self.prompts or self.teacher_url or self.top_k or self.hidden or self.own_text):
+            raise ValueError("draft_tokens: a head learns from a teacher here on text, by its predictions alone")
         if self.on_policy and not self.prompts:
             raise ValueError("on_policy needs prompts to answer")
         if self.teacher_url and (self.hidden or self.temperature != 1):

@@ -60,6 +60,9 @@ class Generation:
     ending: str | None = None
     shown: str = ""  # text and tokens that no event has carried yet
     reported: int = 0
+    drawn_from: tuple[int, Tensor] | None = (
+        None  # the last hidden state drawn from, and the tokens that there were then
+    )
 
     @property
     def prompt(self) -> list[int]:

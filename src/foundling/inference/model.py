@@ -19,7 +19,9 @@ from foundling.inference.engine import Completion, Engine, Event, Request, Sampl
 from foundling.inference.remote import RemoteModel, connect, is_url
 from foundling.inference.requests import Prompt
 from foundling.inference.runner import inference_of
+from foundling.inference.speculative import HeadDraft
 from foundling.models.checkpoint import load_module, save_module
+from foundling.models.draft_head import load_draft_head
 from foundling.models.language_model import LanguageModel
 from foundling.models.locate import locate
 from foundling.tokenization.chat import render
@@ -149,6 +151,9 @@ def load(
     tokenizer = Tokenizer.load(path)
     tokenizer.require_fits(module.config.vocab_size, path)
     module.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    head = load_draft_head(path)
+    if head is not None:
+        engine_options.setdefault("speculate", HeadDraft(head))
     return Model(module, tokenizer, **engine_options)
 
 

@@ -18,6 +18,7 @@ from foundling.inference.generations import Generation, Position, sampling_rows
 from foundling.inference.runner import Runner
 from foundling.inference.sampling import sample
 from foundling.inference.scheduler import Chunk
+from foundling.models.draft_head import DraftHead
 from foundling.models.language_model import LanguageModel
 
 
@@ -131,6 +132,51 @@ class DraftModel:
         start = end - 1 if drafted else min(self._computed.get(key, 0), len(sequence.tokens) - 1)
         self._computed[key] = end
         return Chunk(sequence, start, end - start, drafted)
+
+
+class HeadDraft:
+    """Guesses with the draft head that was trained for the model (`foundling distill --draft-tokens`).
+
+    Args:
+        head: see `models/draft_head.py`.
+    """
+
+    def __init__(self, head: DraftHead) -> None:
+        self.head, self.most = head, head.most
+        self._runner: Runner | None = None
+
+    def attach(self, runner: Runner, n_blocks: int, block_size: int, max_batch: int, longest: int) -> None:
+        """Move the head to where the model is."""
+        self._runner = runner
+        self.head.to(runner.device, runner.dtype)
+
+    def weights_changed(self) -> None:
+        """Nothing is kept; but the head foresees the weights that it was trained for, and may guess less well."""
+
+    def propose(self, generations: Seq[Generation]) -> None:
+        """Draw up to `most` tokens for each generation from the hidden state of its last token, all of them in step."""
+        assert self._runner is not None, "attach comes first"
+        live: list[Generation] = []
+        states: list[torch.Tensor] = []
+        for one in generations:
+            one.sequence.draft = []
+            known, state = one.drawn_from or (0, None)
+            if state is not None and known == len(one.sequence.tokens):  # else a grammar has gone on without it
+                live.append(one)
+                states.append(state)
+        for ahead in range(self.most):
+            kept = [row for row, one in enumerate(live) if one.draft_room(self.most) > ahead]
+            live, states = [live[row] for row in kept], [states[row] for row in kept]
+            if not live:
+                return
+            last = [(one.sequence.draft or one.sequence.tokens)[-1] for one in live]
+            embedded = self._runner.module.embedding(torch.tensor(last, device=self._runner.device))
+            with self._runner.precision():
+                moved = self.head(torch.stack(states), embedded)
+            tokens = sample(self._runner.head(moved), sampling_rows([Position(one, ahead) for one in live])).tolist()
+            for one, token in zip(live, tokens, strict=True):
+                one.sequence.draft.append(token)
+            states = list(moved)
 
 
 class Pace:

@@ -60,7 +60,8 @@ class Stepper:
             if chunk.complete and chunk.sequence.id in self.scorings:
                 self._scored(self.scorings.pop(chunk.sequence.id))
         if ready:
-            self._continue(ready, self.runner.head(torch.cat(hidden)))
+            states = torch.cat(hidden)
+            self._continue(ready, states, self.runner.head(states))
         self._propose(ready)
         seconds = time.perf_counter() - begin
         self.stats.seconds += seconds
@@ -125,8 +126,8 @@ class Stepper:
         if generation.ending:
             self.finish(generation, generation.ending)
 
-    def _continue(self, ready: list[Generation], logits: Tensor) -> None:
-        """Draw the next tokens of each generation. logits (positions, vocab)"""
+    def _continue(self, ready: list[Generation], states: Tensor, logits: Tensor) -> None:
+        """Draw the next tokens of each generation. states (positions, dim), logits (positions, vocab)"""
         places = [Position(one, ahead) for one in ready for ahead in range(len(one.sequence.draft) + 1)]
         total = logits.logsumexp(-1)
         broken = ~total.isfinite()
@@ -141,10 +142,13 @@ class Stepper:
         at = 0
         for generation in ready:
             count = len(generation.sequence.draft) + 1
-            self._accept(generation, drawn[at : at + count], [tops.get(row) for row in range(at, at + count)])
+            here = slice(at, at + count)
+            self._accept(generation, states[here], drawn[here], [tops.get(row) for row in range(at, at + count)])
             at += count
 
-    def _accept(self, generation: Generation, drawn: list[Any], tops: list[dict[int, float] | None]) -> None:
+    def _accept(
+        self, generation: Generation, states: Tensor, drawn: list[Any], tops: list[dict[int, float] | None]
+    ) -> None:
         """Take over what was drawn, for as long as the draft had guessed it."""
         sequence = generation.sequence
         draft, sequence.draft = sequence.draft, []
@@ -165,6 +169,7 @@ class Stepper:
             self.stats.accepted_tokens += 1
         self.stats.drafted_tokens += len(draft)
         sequence.cached = len(sequence.tokens) - 1
+        generation.drawn_from = (len(sequence.tokens), states[at])
         if reason:
             return self.finish(generation, reason)
         self._force(generation)

@@ -12,8 +12,9 @@ from tests.unit.inference.conftest import tiny_config
 
 from foundling.core.errors import FoundlingError
 from foundling.inference.engine import Engine, Request, SamplingParams
-from foundling.inference.speculative import DraftModel, NgramLookup, Pace
+from foundling.inference.speculative import DraftModel, HeadDraft, NgramLookup, Pace, Proposer
 from foundling.models.build import build
+from foundling.models.draft_head import DraftHead
 from foundling.models.language_model import LanguageModel
 
 
@@ -31,7 +32,7 @@ def nearly(module: LanguageModel, noise: float) -> LanguageModel:
 @settings(max_examples=10, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
-    kind=st.sampled_from(["ngram", "same", "near"]),
+    kind=st.sampled_from(["ngram", "same", "near", "head"]),
     max_batch=st.integers(1, 5),
     room=st.sampled_from([128, 300, 2000]),
     budget=st.sampled_from([6, 40]),
@@ -50,9 +51,13 @@ def test_same_tokens_with_and_without(
             frequency_penalty=penalty, top_p=0.95,
         )  # fmt: skip
         requests.append(Request(prompt, params))
-    proposer = (
-        NgramLookup(4, shortest=1) if kind == "ngram" else DraftModel(nearly(exact, 0.0 if kind == "same" else 0.1), 3)
-    )
+    proposer: Proposer
+    if kind == "ngram":
+        proposer = NgramLookup(4, shortest=1)
+    elif kind == "head":
+        proposer = HeadDraft(DraftHead(exact.config.dim, 3))
+    else:
+        proposer = DraftModel(nearly(exact, 0.0 if kind == "same" else 0.1), 3)
     engine = Engine(
         exact, None, max_batch=max_batch, max_tokens_in_cache=room, max_tokens_per_step=budget, speculate=proposer
     )
