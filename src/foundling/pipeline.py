@@ -157,7 +157,7 @@ STAGES: dict[str, Stage] = {
         Stage(
             "compress",
             "model",
-            2,
+            3,
             "Make a model smaller: quantize, prune, remove parts.",
             "foundling.compression.config:CompressConfig",
             "foundling.compression.compress:build",

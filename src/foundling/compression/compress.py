@@ -29,6 +29,7 @@ from foundling.models.families.translate import config_to_hf, write_json
 from foundling.models.gguf_directory import GGUF_LINK
 from foundling.models.gguf_file import Precision, save_gguf
 from foundling.models.language_model import LanguageModel
+from foundling.models.locate import DRAFT_HEAD
 from foundling.tokenization.tokenizer import Tokenizer
 
 COPIED = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
@@ -115,7 +116,8 @@ def speed(module: LanguageModel, tokenizer: Tokenizer) -> dict[str, float]:
 
 def weight_bytes(directory: Path) -> int:
     """Bytes of a model directory's weights on disk."""
-    return sum(path.stat().st_size for path in (*directory.glob("*.safetensors"), *directory.glob("*.gguf")))
+    files = (*directory.glob("*.safetensors"), *directory.glob("*.gguf"))
+    return sum(path.stat().st_size for path in files if path.name != DRAFT_HEAD)
 
 
 def memory_bytes(module: LanguageModel) -> int:

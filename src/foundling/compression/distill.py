@@ -119,6 +119,8 @@ def build_distilled(config: DistillConfig, inputs: Inputs, draft: Draft) -> None
     remote = connect(config.teacher_url) if config.teacher_url else None
     teacher = None if given is None else LocalTeacher(_teacher(given.path, config))
     if config.draft_tokens:
+        if base is not None:
+            raise FoundlingError("a draft head has no base", "it is trained for the teacher", "Leave --base out")
         assert given is not None and teacher is not None
         source, _, _ = _source(config, tokens, teacher, remote, tokenizer, draft)
         build_draft_head(config, given, teacher, source, draft)

@@ -52,6 +52,8 @@ class DistillConfig(TrainingConfig):
             raise ValueError("top_k is for text, which comes again; answers are scored as they are written")
         if self.draft_tokens and (self.prompts or self.teacher_url or self.top_k or self.hidden or self.own_text):
             raise ValueError("draft_tokens: a head learns from a teacher here on text, by its predictions alone")
+        if self.draft_tokens and (self.recompute != "none" or self.compile or self.precision == "fp8" or self.dropout):
+            raise ValueError("draft_tokens: a head has no blocks for recompute, compile, fp8 or dropout")
         if self.on_policy and not self.prompts:
             raise ValueError("on_policy needs prompts to answer")
         if self.teacher_url and (self.hidden or self.temperature != 1):

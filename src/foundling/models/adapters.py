@@ -40,8 +40,9 @@ class LoRALinear(nn.Module):
         self.enabled = True
         bound = 1 / math.sqrt(base.in_features)  # Kaiming uniform with a = √5, PEFT's choice
         start = torch.empty(config.rank, base.in_features).uniform_(-bound, bound, generator=generator)
-        self.lora_A = nn.Parameter(start)
-        self.lora_B = nn.Parameter(torch.zeros(base.out_features, config.rank))
+        where = next(tensor for tensor in (*base.parameters(), *base.buffers())).device
+        self.lora_A = nn.Parameter(start.to(where))
+        self.lora_B = nn.Parameter(torch.zeros(base.out_features, config.rank, device=where))
         self.magnitude: nn.Parameter | None = None
         if config.method == "dora":
             self.magnitude = nn.Parameter(self._frozen().norm(dim=1))

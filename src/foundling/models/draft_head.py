@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-FILE = "draft_head.safetensors"  # beside the weights of the model that it belongs to
+from foundling.models.locate import DRAFT_HEAD
 
 
 class DraftHead(nn.Module):
@@ -44,12 +44,12 @@ class DraftHead(nn.Module):
     def save(self, directory: Path) -> None:
         """Write it beside a model."""
         weights = {name: p.detach().cpu().contiguous() for name, p in self.named_parameters()}
-        save_file(weights, directory / FILE, metadata={"most": str(self.most)})
+        save_file(weights, directory / DRAFT_HEAD, metadata={"most": str(self.most)})
 
 
 def load_draft_head(directory: Path) -> DraftHead | None:
     """The draft head beside a model, or None."""
-    path = directory / FILE
+    path = directory / DRAFT_HEAD
     if not path.is_file():
         return None
     with safe_open(path, framework="pt") as file:

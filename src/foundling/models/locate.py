@@ -10,6 +10,7 @@ from foundling.models.gguf_directory import gguf_directory
 from foundling.models.packaged import PACKAGED, find_packaged
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+DRAFT_HEAD = "draft_head.safetensors"  # beside the weights of the model that it belongs to (draft_head.py)
 FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.txt")  # never pickle
 
 

@@ -27,7 +27,8 @@ def with_head(module: LanguageModel, n_labels: int, seed: int) -> LanguageModel:
     names = {name for name, _ in scored.named_parameters()} | {name for name, _ in scored.named_buffers()}
     state = {name: tensor for name, tensor in module.state_dict(keep_vars=True).items() if name in names}
     generator = torch_generator(seed, "head")
-    state["output.weight"] = START_STD * torch.randn(n_labels, config.dim, generator=generator)
+    fresh = START_STD * torch.randn(n_labels, config.dim, generator=generator)
+    state["output.weight"] = fresh.to(module.embedding.weight.device)
     scored.load_state_dict(state, assign=True)
     return scored.requires_grad_(True)
 

@@ -30,7 +30,7 @@ class ActorCritic(nn.Module):
     def __init__(self, actor: LanguageModel) -> None:
         super().__init__()
         self.actor = actor
-        self.score = nn.Linear(actor.config.dim, 1)
+        self.score = nn.Linear(actor.config.dim, 1, device=actor.embedding.weight.device)
         nn.init.zeros_(self.score.weight)
         nn.init.zeros_(self.score.bias)
 

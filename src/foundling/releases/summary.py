@@ -11,6 +11,7 @@ from rich.table import Table
 from foundling.core import progress
 from foundling.core.artifacts import Artifact
 from foundling.core.units import human_bytes, human_time
+from foundling.models.locate import DRAFT_HEAD
 
 
 class Headline(NamedTuple):
@@ -108,7 +109,8 @@ def scored_models(artifacts: Mapping[str, Artifact]) -> list[tuple[str, Artifact
 def weight_bytes(model: Artifact) -> int:
     """Bytes of a model's weights on disk."""
     files: dict[str, dict[str, Any]] = model.manifest["files"]
-    return sum(int(entry["size"]) for name, entry in files.items() if name.endswith(".safetensors"))
+    weights = [name for name in files if name.endswith(".safetensors") and name != DRAFT_HEAD]
+    return sum(int(files[name]["size"]) for name in weights)
 
 
 def shown(metric: Mapping[str, Any] | None) -> str:

@@ -94,7 +94,7 @@ def classifier(base: Path, train: Sequence[Row], config: AdaptConfig) -> Answer:
 
     def features(inputs: Sequence[str]) -> torch.Tensor:
         ids = [render(model.tokenizer, [_question(config, one)]).ids for one in inputs]
-        return last_hidden(model.module, ids, model.tokenizer.pad_id).clone()
+        return last_hidden(model.module, ids, model.tokenizer.pad_id).cpu().clone()
 
     seen = features([row.input for row in train])
     mean, scale = seen.mean(0), seen.std(0) + 1e-5

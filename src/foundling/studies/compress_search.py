@@ -18,7 +18,7 @@ from foundling.core.stages import run_stage
 from foundling.core.units import human_bytes
 from foundling.evaluation.compare import Comparison, compare
 from foundling.evaluation.config import EvaluateConfig
-from foundling.evaluation.scores import read_outcomes
+from foundling.evaluation.scores import read_outcomes, read_results
 from foundling.evaluation.tasks.registry import make_tasks
 from foundling.pipeline import STAGES
 from foundling.studies.compress_config import CompressSearchConfig, Target, parse_target
@@ -106,7 +106,8 @@ def search(
     """
     targets = [parse_target(text) for text in config.target]
     if config.tasks:
-        make_tasks(_evaluation(config), corpus)  # a slip of the pen is refused before the work, not after it
+        for task in make_tasks(_evaluation(config), corpus):  # what it lacks is refused before the work, not after it
+            task.items()
     begin, read = time.monotonic(), {} if corpus is None else {"corpus": corpus}
     inputs = {"model": model, **read}
     found: list[Candidate] = []
@@ -178,7 +179,13 @@ def _answers(
         return sum(x != y for x, y in pairs)
 
     found = [Answers(scores, changed(scores.task, scores.metric)) for scores in compare(original, compared)]
-    return tuple(sorted(found, key=lambda answers: answers.scores.difference))
+    metrics = read_results(original)["tasks"]
+
+    def gain(answers: Answers) -> float:
+        scores = answers.scores
+        return scores.difference * (1 if metrics[scores.task]["metrics"][scores.metric]["higher_is_better"] else -1)
+
+    return tuple(sorted(found, key=gain))
 
 
 def _evaluation(config: CompressSearchConfig) -> EvaluateConfig:

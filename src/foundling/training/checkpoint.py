@@ -168,8 +168,10 @@ def state_of(path: Path, fingerprint: dict[str, Any]) -> dict[str, Any]:
     """The state that was saved beside the tensors.
 
     Raises:
-        FoundlingError: the checkpoint belongs to another run: naming what differs.
+        FoundlingError: the checkpoint belongs to another run (naming what differs), or has an older layout.
     """
+    if not (path / WEIGHTS).is_dir():
+        raise FoundlingError(f"the checkpoint {path} has an older layout", fix="Delete it to start anew")
     state: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
     saved = state["fingerprint"]
     differing = sorted(key for key in {*saved, *fingerprint} if saved.get(key) != fingerprint.get(key))

@@ -25,6 +25,10 @@ def join() -> int:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         backend = "gloo"
         if torch.cuda.is_available():
+            here, found = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+            if here >= found:
+                what = f"process {here + 1} of this machine has no GPU of its own: there are {found}"
+                raise FoundlingError(what, fix=f"Set processes to {found}")
             backend = "cuda:nccl,cpu:gloo"
             torch.cuda.set_device(device())
         timeout = timedelta(seconds=float(os.environ.get("FOUNDLING_JOIN_S", "600")))

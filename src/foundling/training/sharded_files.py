@@ -16,9 +16,12 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+from foundling.core.errors import FoundlingError
 
 Tensors = dict[str, Tensor]
 
@@ -48,20 +51,34 @@ def write(folder: Path, tensors: Mapping[str, Tensor], group: dist.ProcessGroup 
 
 
 def read(folder: Path, into: Tensors, group: dist.ProcessGroup | None = None) -> None:
-    """Fill tensors in place, whole or distributed, from a folder that `write` filled; every process must call it."""
+    """Fill tensors in place, whole or distributed, from a folder that `write` filled; every process must call it.
+
+    Raises:
+        FoundlingError: a file is damaged, or a tensor is missing.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*torch.distributed is disabled")  # that is what no_dist asks for
-        dcp.load(into, storage_reader=_reader(folder), process_group=group, no_dist=group is None)
+        try:
+            dcp.load(into, storage_reader=_reader(folder), process_group=group, no_dist=group is None)
+        except dcp.CheckpointException as error:
+            raise _unreadable(folder, next(iter(error.failures.values()))[0]) from None
 
 
 def contents(folder: Path) -> Tensors:
-    """What a folder holds: tensors on the meta device, with whole shapes."""
-    found = _reader(folder).read_metadata().state_dict_metadata
+    """What a folder holds: tensors on the meta device, with whole shapes. Raises FoundlingError if it is damaged."""
+    try:
+        found = _reader(folder).read_metadata().state_dict_metadata
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(folder, error) from None
     return {
         name: torch.empty(entry.size, dtype=entry.properties.dtype, device="meta")
         for name, entry in found.items()
         if isinstance(entry, TensorStorageMetadata)
     }
+
+
+def _unreadable(folder: Path, error: BaseException) -> FoundlingError:
+    return FoundlingError(f"{folder} cannot be read", str(error).splitlines()[0], "Delete the checkpoint to start anew")
 
 
 def _reader(folder: Path) -> dcp.HuggingFaceStorageReader:

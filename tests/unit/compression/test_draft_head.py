@@ -20,9 +20,10 @@ from foundling.inference.speculative import HeadDraft
 from foundling.models.build import build
 from foundling.models.checkpoint import save_module
 from foundling.models.config import ModelConfig
-from foundling.models.draft_head import FILE, DraftHead, load_draft_head
+from foundling.models.draft_head import DraftHead, load_draft_head
 from foundling.models.families.foundling_patterns import blocks_of
 from foundling.models.language_model import LanguageModel
+from foundling.models.locate import DRAFT_HEAD
 from foundling.tokenization.tokenizer import Tokenizer
 
 
@@ -73,7 +74,7 @@ def test_a_head_is_saved_and_loaded(tmp_path: Path) -> None:
     head.save(tmp_path)
     again = load_draft_head(tmp_path)
     assert again is not None and again.most == 5 and torch.equal(again.down.weight, head.down.weight)
-    (tmp_path / FILE).unlink()
+    (tmp_path / DRAFT_HEAD).unlink()
     assert load_draft_head(tmp_path) is None
 
 

@@ -18,15 +18,19 @@ from torch.utils._pytree import tree_leaves
 
 from foundling.compression.distill import Distillation
 from foundling.compression.distill_config import DistillConfig
+from foundling.compression.draft_head import Foresight
 from foundling.compression.teachers import LocalTeacher
+from foundling.models.adapter_config import AdapterConfig
+from foundling.models.adapters import attach
 from foundling.models.build import build
-from foundling.models.config import HeadConfig, ModelConfig
+from foundling.models.config import ModelConfig
+from foundling.models.draft_head import DraftHead
 from foundling.models.families.foundling_patterns import blocks_of
 from foundling.models.language_model import LanguageModel
 from foundling.post_training.classify import HeadTuning, LabelledText, LabelSpace
 from foundling.post_training.config import ClassifyConfig, PreferConfig, ReinforceConfig, RewardConfig
 from foundling.post_training.grpo import GroupRelativePolicyOptimization
-from foundling.post_training.heads import score_texts
+from foundling.post_training.heads import score_texts, with_head
 from foundling.post_training.packing import Encoded, PackedRows
 from foundling.post_training.ppo import ActorCritic, ProximalPolicyOptimization
 from foundling.post_training.preferring import KahnemanTversky, PreferenceOptimization, reference_logprobs
@@ -84,12 +88,9 @@ def split(tmp_path: Path) -> TokenSplit:
     return TokenSplit(write_tokens(tmp_path / "tokens"), "train")
 
 
-def module(labels: int = 0, causal: bool = True) -> LanguageModel:
+def module(causal: bool = True) -> LanguageModel:
     """A small decoder without weights."""
-    changes: dict[str, Any] = {"causal": causal}
-    if labels:
-        changes |= {"head": HeadConfig(kind="labels", n_labels=labels), "tie_embeddings": False}
-    return build(shape(VOCAB).model_copy(update=changes), 0).to("meta")
+    return build(shape(VOCAB).model_copy(update={"causal": causal}), 0).to("meta")
 
 
 def step(module: torch.nn.Module, objective: Any, folder: Path, **options: Any) -> None:
@@ -156,7 +157,7 @@ def test_supervised_and_preferences(tmp_path: Path) -> None:
 
 def test_scores_of_texts(tmp_path: Path) -> None:
     """A reward model and a classifier, trained and used."""
-    judge = module(labels=1)
+    judge = with_head(module(), 1, 0)
     step(judge, RewardModelling(PAIRS, RewardConfig(batch_size=4, context=64), 0), tmp_path, diagnose_every=0)
     with OneDevice():
         assert score_texts(judge, [[5, 6, 7], [8, 9]], 0).shape == (2, 1)
@@ -165,7 +166,25 @@ def test_scores_of_texts(tmp_path: Path) -> None:
     tuning = HeadTuning(
         texts, LabelSpace("texts", ["a", "b"]), ClassifyConfig(data=("rows",), batch_size=4, context=32), 0
     )
-    step(module(labels=2), tuning, tmp_path / "classify", diagnose_every=0)
+    step(with_head(module(), 2, 0), tuning, tmp_path / "classify", diagnose_every=0)
+
+
+@pytest.mark.parametrize("kept", ["as-is", "int4"])
+def test_adapters(kept: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their weights must be made where the frozen ones lie, quantized or not."""
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)  # it does not know meta
+    model = module() if kept == "as-is" else build(shape(VOCAB), 0)
+    attach(model, AdapterConfig.model_validate({"base": kept}), 0)
+    if kept == "as-is":
+        step(model, SupervisedFineTuning(PackedRows(CONVERSATIONS, 32, 0, 0), 4), tmp_path, context=32)
+    assert {p.device.type for p in model.parameters()} == {"meta" if kept == "as-is" else "cpu"}
+
+
+def test_a_draft_head(split: TokenSplit, tmp_path: Path) -> None:
+    """Beside a teacher on the same device."""
+    config = DistillConfig(draft_tokens=2, batch_size=4, context=16)
+    foresight = Foresight(Causal(split, 16, 4, 0), LocalTeacher(module()), config)
+    step(DraftHead(32, 2).to("meta"), foresight, tmp_path, diagnose_every=0)
 
 
 class Given:
@@ -189,7 +208,7 @@ def test_reinforcement(tmp_path: Path) -> None:
     options = {"diagnose_every": 0}
     policy = module()
     step(policy, GroupRelativePolicyOptimization(policy, Given(), config), tmp_path / "grpo", **options)  # type: ignore[arg-type]
-    both = ActorCritic(module()).to("meta")
+    both = ActorCritic(module())
     step(both, ProximalPolicyOptimization(both, Given(), config), tmp_path / "ppo", **options)  # type: ignore[arg-type]
 
 

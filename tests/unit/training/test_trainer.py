@@ -176,6 +176,22 @@ def test_full_disk_leaves_the_earlier_checkpoint(
     assert load_file(tmp_path / "scratch/checkpoint-00000004/weights/model.safetensors")
 
 
+@pytest.mark.parametrize("folder", ["weights", "optimizer"])
+def test_a_damaged_or_older_checkpoint_is_named(tmp_path: Path, split: TokenSplit, folder: str) -> None:
+    """A file cut short, or a layout of before, must be one sentence and no traceback."""
+    trainer = make(tmp_path, split, checkpoint_every=4)
+    trainer.fit()
+    found = checkpoint.latest(tmp_path / "scratch")
+    assert found is not None
+    file = found / folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(FoundlingError, match=f"{folder} cannot be read"):
+        make(tmp_path, split, checkpoint_every=4).fit()
+    (found / "weights").rename(found / "weights.of.before")
+    with pytest.raises(FoundlingError, match="older layout"):
+        make(tmp_path, split, checkpoint_every=4).fit()
+
+
 def test_memory_error_on_the_dry_run_gives_advice(tmp_path: Path, split: TokenSplit) -> None:
     """A batch that does not fit must fail at once, with the setting to change."""
 

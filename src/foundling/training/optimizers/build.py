@@ -48,6 +48,8 @@ class Optimizers:
             saved: by name, on the meta device; names of anything else are passed over.
         """
         owners = {self.names[p]: (o, p) for o in self.optimizers for g in o.param_groups for p in g["params"]}
+        for optimizer in self.optimizers:
+            optimizer.state.clear()
         for name, value in saved.items():
             parameter_name, _, key = name.rpartition("|")
             if parameter_name:
