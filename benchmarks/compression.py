@@ -36,7 +36,7 @@ import torch
 
 from foundling.compression.apply import compress_module
 from foundling.compression.calibration import calibration_rows
-from foundling.compression.compress import gguf_precision
+from foundling.compression.compress import gguf_precision, memory_bytes
 from foundling.compression.config import CompressConfig
 from foundling.compression.distill import build_distilled
 from foundling.compression.distill_config import DistillConfig
@@ -127,7 +127,7 @@ def quality(chosen: argparse.Namespace) -> None:
     )
     print(f"{'':30} {'weights':>9}  bits per byte, lost against the original [95%]")
     print(
-        f"{'original (float32)':30} {human_bytes(state_bytes(original)):>9}  {sum(whole) / sum(sizes):.4f}", flush=True
+        f"{'original (float32)':30} {human_bytes(memory_bytes(original)):>9}  {sum(whole) / sum(sizes):.4f}", flush=True
     )
 
     def wanted(name: str) -> bool:
@@ -149,7 +149,7 @@ def quality(chosen: argparse.Namespace) -> None:
         except FoundlingError as error:  # a group size that does not fit this model's shapes
             print(f"{name:30} {error}")
             continue
-        size = state_bytes(module)
+        size = memory_bytes(module)
         line(name, module.float(), size)
     peers = {}
     for name in (n for n in ("Q8_0", "Q4_0", "Q4_K_M") if wanted(f"llama.cpp {n}")):
@@ -169,11 +169,6 @@ def quality(chosen: argparse.Namespace) -> None:
             size = sum(place.n_bytes for place in Header(path).tensors.values())
             line(name, load_gguf(path), size)
     print(describe())
-
-
-def state_bytes(module: LanguageModel) -> int:
-    """Bytes of all weights, as they go to disk."""
-    return sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
 
 
 def by_llama_cpp(original: LanguageModel, name: str, library: Path | None) -> tuple[LanguageModel, int]:
@@ -238,7 +233,7 @@ def memory(chosen: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         module = build(preset(chosen.preset), 0).to(torch.bfloat16)
         save_module(module, scratch)
-        size, block = state_bytes(module), 4 * sum(p.numel() for p in module.blocks[0].parameters())
+        size, block = memory_bytes(module), 4 * sum(p.numel() for p in module.blocks[0].parameters())
         print(f"{chosen.preset}: {human_bytes(size)} in bf16; one block in float32: {human_bytes(block)}")
         del module
         for fields in ({"bits": 8}, {"bits": 4}, {"bits": 4, "method": "gptq"}):

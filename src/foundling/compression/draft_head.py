@@ -15,7 +15,7 @@ from foundling.core.artifacts import Artifact, Draft
 from foundling.core.errors import FoundlingError
 from foundling.core.hardware import device
 from foundling.models.draft_head import DraftHead
-from foundling.models.layers.paged import PagedKV, PagedLatent
+from foundling.models.layers.paged import is_recurrent
 from foundling.training.batch import Batch
 from foundling.training.loss import chunked_loss
 from foundling.training.objective import LossSum, Objective
@@ -72,7 +72,7 @@ def build_draft_head(config: DistillConfig, given: Artifact, teacher: LocalTeach
         FoundlingError: a model with recurrent state, which cannot take guesses back.
     """
     base = teacher.module
-    if not all(isinstance(layer, (PagedKV, PagedLatent)) for layer in base.new_state(2, 2, 16, torch.float32, "cpu")):
+    if is_recurrent(base.new_state(2, 2, 16, torch.float32, "cpu")):
         what = "a model with recurrent state cannot speculate"
         raise FoundlingError(what, "its state cannot be taken back", "Leave draft_tokens out")
     torch.manual_seed(config.seed)

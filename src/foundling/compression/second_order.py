@@ -120,10 +120,14 @@ def sweep(
 
 
 def _factor(weight: Tensor, gram: Tensor, order: Tensor | None = None) -> Tensor:
-    """Upper Cholesky factor of the damped inverse of G, columns in `order`; in float64, returned as float32."""
-    g = gram.double() if order is None else gram.double()[order][:, order]
+    """Upper Cholesky factor of the damped inverse of G, columns in `order`; in float64, returned as float32.
+
+    Each matrix takes the place of the one before it: they are the largest part of what rounding a layer needs.
+    """
+    g = (gram if order is None else gram[order][:, order]).to(torch.float64, copy=True)
     diagonal = g.diagonal()
-    damping = DAMPING * diagonal.mean()
-    g = g + torch.diag(damping + (diagonal == 0).double() * diagonal.mean().clamp_min(1e-9))
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(g))
-    return torch.linalg.cholesky(inverse, upper=True).float()
+    mean = diagonal.mean()
+    diagonal.add_(DAMPING * mean + (diagonal == 0).double() * mean.clamp_min(1e-9))
+    g = torch.linalg.cholesky(g)
+    g = torch.cholesky_inverse(g)
+    return torch.linalg.cholesky(g, upper=True).float()

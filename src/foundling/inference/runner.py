@@ -21,7 +21,7 @@ from foundling.models.config import MoEConfig
 from foundling.models.context import CacheView, Context
 from foundling.models.kernels.decoder import NativeDecoder, native
 from foundling.models.language_model import LanguageModel
-from foundling.models.layers.paged import PagedKV, PagedLatent
+from foundling.models.layers.paged import PagedKV, PagedLatent, is_recurrent
 
 TILE = 16  # tokens of a pass in batch-invariant mode
 PADDING_ALLOWED = 0.6  # chunks share a pass if the shortest is at least this fraction of the longest
@@ -79,7 +79,7 @@ class Runner:
     @property
     def recurrent(self) -> bool:
         """Whether some layer keeps one state per sequence, which cannot be shared block by block or rewound."""
-        return any(not isinstance(layer, (PagedKV, PagedLatent)) for layer in self.state)
+        return is_recurrent(self.state)
 
     @property
     def native_decoder(self) -> NativeDecoder | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -52,3 +54,8 @@ def _gather(pool: Tensor, table: Tensor) -> Tensor:
     # index_select copies whole blocks; indexing with the table goes value by value and takes five times as long
     blocks = pool.flatten(1).index_select(0, table.flatten())
     return blocks.view(table.shape[0], -1, *pool.shape[2:])
+
+
+def is_recurrent(state: Iterable[object]) -> bool:
+    """Whether some layer keeps one state a sequence, which cannot be shared block by block or taken back."""
+    return any(not isinstance(layer, (PagedKV, PagedLatent)) for layer in state)
