@@ -1,7 +1,7 @@
 """What each architecture buys: the comparison at equal size and the papers' probing tasks, written up as a page.
 
     python benchmarks/architectures.py --tokens runs/artifacts/tokens/KEY --work DIR
-    python benchmarks/architectures.py --tokens ... --work DIR --set steps=120 --probe-set steps=400 --docs docs
+    python benchmarks/architectures.py --tokens ... --work DIR --set steps=120 --probe-set steps=400 seeds=1 --docs docs
 
 Stopped and started again it goes on where it was. Checks the claims and exits with 1 if one does not hold: a recurrent
 state does not grow with the context where attention's cache does, and the fixed-vector decoder fails on sentences that

@@ -51,7 +51,9 @@ def sample_explain(
     logits = loaded.logits([list(request.prompt_ids)], source)[0, -1]
     steps = explain(logits, params, prompt=list(request.prompt_ids))
     likeliest = steps[0].probabilities.argsort(descending=True)[:show].tolist()
-    names = [loaded.tokenizer.decode([token], skip_special=False) for token in likeliest]
+    texts = [loaded.tokenizer.decode([token], skip_special=False) for token in likeliest]
+    # parts of a character all read as the same text: such tokens are told apart by their numbers
+    names = [text if texts.count(text) == 1 else f"{text} #{n}" for text, n in zip(texts, likeliest, strict=True)]
     rows = [(step.name, step.kept, [float(step.probabilities[token]) for token in likeliest]) for step in steps]
     if json:
         print(json_module.dumps([{"step": n, "kept": k, "probabilities": dict(zip(names, p))} for n, k, p in rows]))

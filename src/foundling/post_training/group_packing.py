@@ -12,6 +12,7 @@ from foundling.post_training.packing import Encoded
 from foundling.training.batch import Batch
 
 Group = tuple[Encoded, ...]
+WHOLE = 32  # rows are a multiple of so many tokens: attention in a CPU's tiles takes no others
 
 
 def pack_groups(groups: Sequence[Group], context: int, pad_id: int, extra: dict[str, Tensor] | None = None) -> Batch:
@@ -26,7 +27,7 @@ def pack_groups(groups: Sequence[Group], context: int, pad_id: int, extra: dict[
     """
     sizes = [sum(len(one.ids) - 1 for one in group) for group in groups]
     rows = _assign(sizes, max(context, *sizes))
-    width = max(sum(sizes[g] for g in members) for members in rows)
+    width = -(-max(sum(sizes[g] for g in members) for members in rows) // WHOLE) * WHOLE
     per_group, slots = len(groups[0]), max(len(members) for members in rows)
     tokens, targets = np.full((len(rows), width), pad_id), np.full((len(rows), width), pad_id)
     mask, segments = np.zeros((len(rows), width), np.float32), np.full((len(rows), width), -1)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from foundling.models.context import Context
+from foundling.models.kernels import fused
 from foundling.models.routing import auxiliary_loss, statistics
 from foundling.training.batch import Batch
 from foundling.training.objective import LossSum
@@ -171,6 +172,9 @@ class _ChunkedLoss(torch.autograd.Function):
 
 def _loss_and_gradient(logits: Tensor, targets: Tensor, weights: Tensor, z_loss: float) -> tuple[Tensor, Tensor]:
     """d loss / d logits in the logits' dtype, and the summed loss."""
+    if fused.suits(logits):
+        loss, gradient = fused.cross_entropy(logits, targets, weights, z_loss)
+        return gradient, loss
     probabilities, log_z = softmax_and_log_z(logits)
     at, column = targets.unsqueeze(-1), weights.unsqueeze(-1)
     logprob = logits.gather(-1, at).float() - log_z

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import time
 import uuid
@@ -36,10 +37,17 @@ def join() -> int:
             store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
             fresh = dist.PrefixStore(agree_on_name(store, rank, size, timeout), store)
             dist.init_process_group(backend, store=fresh, rank=rank, world_size=size, timeout=timeout)
+            atexit.register(leave)
         except (dist.DistStoreError, dist.DistNetworkError) as error:
             what = f"not all {os.environ['WORLD_SIZE']} processes came"
             raise FoundlingError(what, str(error).splitlines()[0], "Start as many as WORLD_SIZE says") from error
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def leave() -> None:
+    """Leave the group while its threads can still be joined: at a process's very end they may abort it."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def agree_on_name(store: dist.Store, rank: int, size: int, timeout: timedelta) -> str:

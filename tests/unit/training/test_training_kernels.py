@@ -2,24 +2,161 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from foundling.models.config import AttentionConfig, NormConfig
 from foundling.models.context import Context
-from foundling.models.layers.norm import RMSNormInTraining
+from foundling.models.kernels import fused
+from foundling.models.layers.attention import Attention
+from foundling.models.layers.masks import first_keys, self_mask
+from foundling.models.layers.norm import Norm
+from foundling.models.layers.rope import rope_tables, rotate
+from foundling.models.layers.rope_config import RopeConfig
 from foundling.models.layers.short_attention import short_attention
 
+TOLERANCE = {torch.float32: (1e-5, 1e-5), torch.bfloat16: (8e-3, 1e-3)}  # relative, absolute: bfloat16 has 8 bits
+Kernel = Callable[..., Tensor]
 
-def test_rms_norm_gradients() -> None:
-    """A wrong term in the backward pass trains, only worse."""
+
+def agree(ours: Kernel, theirs: Kernel, inputs: list[Tensor], absolute: float | None = None) -> None:
+    """The native pass of float32 or bfloat16 inputs, and its gradients, against torch's in float64."""
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    exact = [x.detach().double().requires_grad_() for x in inputs]
+    out, wanted = ours(*leaves), theirs(*exact)
+    assert out.grad_fn is not None and out.grad_fn.name().startswith("_"), "torch's operators were used"
+    grad = torch.randn(wanted.shape, generator=torch.Generator().manual_seed(1)).to(out.dtype)
+    relative, usual = TOLERANCE[out.dtype]
+    pairs = zip(torch.autograd.grad(out, leaves, grad), torch.autograd.grad(wanted, exact, grad.double()), strict=True)
+    for a, b in ((out, wanted), *pairs):
+        scale = max(1.0, float(b.detach().abs().max()))
+        torch.testing.assert_close(a.double(), b, rtol=relative, atol=(absolute or usual) * scale)
+
+
+@pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    """The kernels' two dtypes; without a C compiler there are no kernels."""
+    if fused.compiled() is None:
+        pytest.skip("no C compiler, so no native kernels")
     torch.manual_seed(0)
-    x, w = torch.randn(3, 5, 8, requires_grad=True), torch.randn(8, requires_grad=True)
-    ours, theirs = RMSNormInTraining.apply(x, w, 1e-6), F.rms_norm(x, (8,), w, 1e-6)
-    grad = torch.randn_like(ours)
-    for a, b in zip(*(torch.autograd.grad(o, (x, w), grad) for o in (ours, theirs)), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    chosen: torch.dtype = request.param
+    return chosen
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 32), (2, 7, 4, 16), (70, 144)])
+def test_rms_norm(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    """A wrong term in the backward pass trains, only worse; nor may threads add to each other's sums."""
+    norm = Norm(shape[-1], NormConfig(eps=1e-2))  # large enough to be seen
+    x, weight = torch.randn(shape).to(dtype), torch.randn(shape[-1]).to(dtype)
+
+    def ours(x: Tensor, weight: Tensor) -> Tensor:
+        out: Tensor = torch.func.functional_call(norm, {"weight": weight}, (x,))
+        return out
+
+    agree(ours, lambda x, w: F.rms_norm(x, w.shape, w, 1e-2), [x, weight])
+
+
+@pytest.mark.parametrize("fraction", [1.0, 0.5])
+def test_rotary_positions(dtype: torch.dtype, fraction: float) -> None:
+    """Turned heads, whole or in part, and the gradient turned back."""
+    config, ctx = RopeConfig(fraction=fraction), Context.full(2, 9)
+    x = torch.randn(2, 9, 3, 64).to(dtype)
+    tables = rope_tables(config, 64, ctx, dtype)
+    width = tables[0].shape[-1]
+
+    def plain(x: Tensor) -> Tensor:
+        cos, sin = (table.double() for table in tables)
+        turned = x[..., :width] * cos + x[..., :width].roll(width // 2, -1) * sin
+        return torch.cat((turned, x[..., width:]), -1)
+
+    if fraction == 1:
+        agree(lambda x: rotate(x, *tables), plain, [x])
+    else:  # a part of each head is not contiguous, and torch turns it
+        torch.testing.assert_close(
+            rotate(x.requires_grad_(), *tables).double(), plain(x.double()), rtol=8e-3, atol=2e-2
+        )
+
+
+def test_gated_feed_forward(dtype: torch.dtype) -> None:
+    """silu(gate) up at sizes from none to where the exponential ends."""
+    gate = torch.linspace(-100, 100, 5 * 32).view(5, 32).to(dtype)
+    agree(fused.silu_gate, lambda gate, up: F.silu(gate) * up, [gate, torch.randn(5, 32).to(dtype)])
+
+
+@pytest.mark.parametrize("vocab", [5, 16, 333])
+@pytest.mark.parametrize("z_loss", [0.0, 0.1])
+def test_cross_entropy(dtype: torch.dtype, vocab: int, z_loss: float) -> None:
+    """The last logits of an odd vocabulary, a target in the last place, z-loss and weights."""
+    logits, weights = (torch.randn(40, vocab) * 5).to(dtype), torch.rand(40)
+    targets = torch.randint(vocab, (40,))
+    targets[0] = vocab - 1
+    loss, gradient = fused.cross_entropy(logits, targets, weights, z_loss)
+    exact = logits.double().requires_grad_()
+    log_z = exact.logsumexp(-1)
+    losses = F.cross_entropy(exact, targets, reduction="none") + z_loss * log_z**2
+    wanted = (losses * weights.double()).sum()
+    torch.testing.assert_close(loss.double(), wanted, rtol=1e-5, atol=1e-5)
+    relative, absolute = TOLERANCE[dtype]
+    (exact_gradient,) = torch.autograd.grad(wanted, exact)
+    torch.testing.assert_close(gradient.double(), exact_gradient, rtol=relative, atol=absolute)
+
+
+def test_not_a_number_is_passed_on(dtype: torch.dtype) -> None:
+    """The loop stops on a loss that is not a number: no kernel may hide one."""
+    logits = torch.zeros(2, 20, dtype=dtype)
+    logits[1, 3] = torch.nan
+    loss, gradient = fused.cross_entropy(logits, torch.zeros(2, dtype=torch.long), torch.ones(2), 0.0)
+    assert loss.isnan() and gradient[1].isnan().all() and not gradient[0].isnan().any()
+    gate = torch.full((16,), torch.nan, dtype=dtype)
+    assert fused.silu_gate(gate, gate).isnan().all() and fused.rms_norm(gate, gate, 1e-6).isnan().all()
+
+
+@pytest.mark.parametrize("seen", ["all", "documents", "window"])
+@pytest.mark.parametrize(("kv_heads", "time", "width"), [(4, 32, 32), (2, 160, 64), (1, 288, 96)])
+def test_attention_in_tiles(kv_heads: int, time: int, width: int, seen: str) -> None:
+    """The diagonal of chunks, blocks that end early, shared key heads, chunks of which nothing is seen, padding."""
+    if not fused.tiles():
+        pytest.skip("this CPU has no tiles for bfloat16 products (AMX)")
+    torch.manual_seed(0)
+    window = 40 if seen == "window" else None
+    config = AttentionConfig(n_heads=4, n_kv_heads=kv_heads, head_dim=width, window=window)
+    ends = torch.tensor([[3, time // 3, time // 2 + 1], [time // 4, time // 4 + 1, time - 1], [time] * 3])
+    segments = (torch.arange(time)[None, :, None] >= ends[:, None]).sum(-1)
+    segments[0][segments[0] == 3] = -1
+    ctx = Context.packed(segments) if seen == "documents" else Context.full(3, time)
+    mask, first = self_mask(config, ctx, torch.float64), first_keys(config, ctx)
+    assert first is not None and (mask is None) == (seen == "all" or (window is not None and time <= window))
+    q = torch.randn(3, time, 4, width)
+    k, v = torch.randn(3, time, kv_heads, width), torch.randn(3, time, kv_heads, width)
+
+    def exact(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
+        return out.transpose(1, 2)
+
+    inputs = [x.bfloat16() for x in (q, k, v)]
+    assert fused.suits_attention(*inputs)
+    # torch's own pass in bfloat16 is no nearer to the exact one: weights have 8 bits in both
+    agree(lambda q, k, v: fused.attention(q, k, v, first), exact, inputs, absolute=8e-3)
+
+
+def test_attention_layers_take_the_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer in training gives what it gives without native kernels, for packed documents too."""
+    if not fused.tiles():
+        pytest.skip("this CPU has no tiles for bfloat16 products (AMX)")
+    torch.manual_seed(0)
+    layer = Attention(AttentionConfig(n_heads=4, n_kv_heads=2, head_dim=32, rope=RopeConfig()), 64).bfloat16()
+    x = torch.randn(2, 64, 64, dtype=torch.bfloat16, requires_grad=True)
+    segments = (torch.arange(64) > 20).long().expand(2, 64)
+    native = layer(x, Context.packed(segments))
+    monkeypatch.setattr(fused, "compiled", lambda: None)
+    plain = layer(x, Context.packed(segments))
+    assert not torch.equal(native, plain)  # they are two ways indeed
+    torch.testing.assert_close(native, plain, rtol=2e-2, atol=2e-2)
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 6])

@@ -13,7 +13,7 @@ from foundling.models.layers.recurrent_native import library
 
 # Without -ffast-math: a NaN must stay one, and rounding by a large addend must not be optimised away.
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-std=gnu11", "-shared", "-fPIC")
-SOURCES = ("vector.h", "threads.h", "matmul.h", "tiles.h", "attention.h", "tile_attention.h", "decoder.c")
+SOURCES = ("vector.h", "threads.h", "amx.h", "matmul.h", "tiles.h", "attention.h", "tile_attention.h", "decoder.c")
 F32, BF16, INT8, INT4 = range(4)
 
 

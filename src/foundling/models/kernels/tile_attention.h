@@ -5,7 +5,7 @@ score so far are brought up to date (Dao et al. 2022, arXiv:2205.14135). A block
 for it, so that a token's result is the same in every batch here too, as long as all numbers are finite. Weights are rounded
 to bfloat16, as the queries are. */
 
-#if defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__linux__)
+#if HAVE_TILES
 #define KEYS 128       /* positions of a block */
 #define CHUNK 32       /* positions that one instruction sums over */
 #define TILES 4        /* at most: groups of sixteen queries that share a block's transposed values */
@@ -64,19 +64,6 @@ static void score_tiles(const Piece *p, int64_t begin, int64_t from, int64_t to,
         _tile_stored(0, out, 64); _tile_stored(1, out + LANES, 64);
         _tile_stored(2, out + 2 * LANES, 64); _tile_stored(3, out + 3 * LANES, 64);
     }
-}
-
-/* 2^x for x <= 0: Taylor's polynomial of the fraction; relative error below 3e-7. NaN stays. */
-INLINE vec power_of_two(vec x) {
-    x = vmax(splat(-1000), x); /* no infinity, whose difference from itself is not a number */
-    vec whole = (vec)_mm512_roundscale_ps((__m512)x, 0), r = x - whole;
-    vec p = r * 1.5403530e-4f + 1.3333558e-3f;
-    p = p * r + 9.6181291e-3f;
-    p = p * r + 5.5504109e-2f;
-    p = p * r + 2.4022651e-1f;
-    p = p * r + 6.9314718e-1f;
-    p = p * r + 1.0f;
-    return (vec)_mm512_scalef_ps((__m512)p, (__m512)whole);
 }
 
 /* Scores of positions [first, last), from `begin` on, become weights as pairs of bfloat16, in the same place; returns what

@@ -6,50 +6,10 @@ less than by `half_tile`, so that a step waits for memory alone. For many tokens
 time, and the tokens stand left: sums then lie as the result does. Either way a token's sums have the same order, whatever
 the other tokens are: what was in y first, then the inputs, 32 after 32, the bias last. */
 
-#if defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__linux__)
-#define TILE_INPUTS 32
-
-/* The intrinsics do not tell the compiler that they read memory: what was stored must be there before they do. */
-#define STORED() __asm__ volatile("" ::: "memory")
-
-typedef struct {
-    uint8_t palette, start, reserved[14];
-    uint16_t bytes[16];
-    uint8_t rows[16];
-} __attribute__((aligned(64))) TileConfig;
-
-/* Whether the system lets this process use them: it must be asked once. */
-int tiles_allowed(void) {
-    return syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* tile data */) == 0;
-}
-
-/* All eight tiles at their full size; what other libraries had configured in this thread is put back by `tiles_end`. */
-static void tiles_begin(TileConfig *before) {
-    TileConfig full = {.palette = 1};
-    for (int i = 0; i < 8; i++) full.rows[i] = 16, full.bytes[i] = 64;
-    _tile_storeconfig(before);
-    STORED();
-    _tile_loadconfig(&full);
-}
-
-static void tiles_end(const TileConfig *before) {
-    if (before->palette) _tile_loadconfig(before);
-    else _tile_release();
-}
-
+#if HAVE_TILES
 INLINE int tiled(const Matrix *w, const Inputs *in) { return in->pairs && w->kind == BF16 && w->k % TILE_INPUTS == 0; }
 
 INLINE int tile_groups(int64_t tokens) { return (int)((tokens + LANES - 1) / LANES); }
-
-/* `some` rows (at most 16, the others count as zeros) of k bfloat16, ld apart: k / 32 tiles of 16 pairs x 16 rows. */
-static void arrange(const uint16_t *rows, int64_t ld, int some, int64_t k, vec *to) {
-    for (int64_t i = 0; i < k; i += TILE_INPUTS, to += LANES) {
-        vec from[LANES];
-        for (int r = 0; r < LANES; r++) from[r] = r < some ? load((const float *)(rows + r * ld + i)) : (vec){0};
-        transpose16(from, to);
-    }
-    STORED();
-}
 
 /* The pairs of a group of 16 tokens. */
 static void arrange_tokens(const Inputs *in, int64_t tokens, int group) {
@@ -215,7 +175,6 @@ static void gated_columns(const Matrix *gate, const Matrix *up, const Inputs *in
 
 #else
 typedef int TileConfig;
-int tiles_allowed(void) { return 0; }
 static void tiles_begin(TileConfig *before) { (void)before; }
 static void tiles_end(const TileConfig *before) { (void)before; }
 INLINE int tiled(const Matrix *w, const Inputs *in) { return 0 * (w->kind + in->kind); }

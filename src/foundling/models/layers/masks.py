@@ -30,6 +30,19 @@ def self_mask(config: AttentionConfig, ctx: Context, dtype: torch.dtype) -> Tens
     return ctx.once(("self_mask", *_kind(config), dtype), make)
 
 
+def first_keys(config: AttentionConfig, ctx: Context) -> Tensor | None:
+    """(rows, time) int32, of each token the first that it sees, where with `causal` that says all that a mask would."""
+    if ctx.tree is not None or ctx.prefix is not None or not config.causal or config.alibi or config.relative_bias:
+        return None
+
+    def make() -> Tensor:
+        index = torch.arange(ctx.positions.shape[1], device=ctx.positions.device)
+        first = index - ctx.positions if ctx.segments is not None else torch.zeros_like(ctx.positions)
+        return (first if config.window is None else first.maximum(index + 1 - config.window)).int().contiguous()
+
+    return ctx.once(("first_keys", config.window), make)
+
+
 def cached_mask(config: AttentionConfig, ctx: Context, n_keys: int, dtype: torch.dtype) -> Tensor:
     """Bias (rows, heads or 1, time, n_keys) over cached keys, which lie in position order unless in a tree."""
     if ctx.tree is not None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from foundling.models.config import Activation, MLPConfig
 from foundling.models.context import Context
+from foundling.models.kernels import fused
 
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
@@ -33,4 +34,7 @@ class MLP(nn.Module):
         """x (rows, time, dim) -> (rows, time, dim)."""
         if self.gate is None:
             return self.down(self.activation(self.up(x)))
-        return self.down(self.activation(self.gate(x)) * self.up(x))
+        gate, up = self.gate(x), self.up(x)
+        if self.activation is F.silu and up.requires_grad and up.numel() % fused.LANES == 0 and fused.suits(gate, up):
+            return self.down(fused.silu_gate(gate, up))
+        return self.down(self.activation(gate) * up)

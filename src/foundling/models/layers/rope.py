@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from foundling.models.context import Context
+from foundling.models.kernels import fused
 from foundling.models.layers.rope_config import (
     DynamicScaling,
     LinearScaling,
@@ -43,6 +44,9 @@ def rotate(x: Tensor, cos: Tensor, signed_sin: Tensor, interleaved: bool = False
     if width < x.shape[-1]:
         rest = x[..., width:]
         return torch.cat((rotate(x[..., :width], cos, signed_sin, interleaved), rest), -1)
+    fits = x.requires_grad and not interleaved and width % (2 * fused.LANES) == 0 and cos.shape[:2] == x.shape[:2]
+    if fits and fused.suits(x, cos, signed_sin):
+        return fused.turn_heads(x, cos, signed_sin)
     swapped = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2) if interleaved else x.roll(width // 2, -1)
     return torch.addcmul(x * cos, swapped, signed_sin)
 

@@ -25,6 +25,7 @@ from foundling.studies.probes.tasks import TASKS, Task
 from foundling.studies.probes.translation import (
     DESIGNS,
     LONGEST,
+    STEPS,
     TEST_LENGTHS,
     WORDS,
     Translation,
@@ -115,7 +116,7 @@ def _run(task: str, design: str, seed: int, config: ProbesConfig, scratch: Path)
     module, objective, evaluate = _setting(task, design, seed, config)
     options = TrainingConfig(
         seed=seed,
-        steps=config.steps,
+        steps=config.steps or (STEPS if task == TRANSLATION else TASKS[task].steps),
         batch_size=config.batch_size,
         context=LONGEST if task == TRANSLATION else TASKS[task].train_time,
         learning_rate=config.learning_rate,

@@ -24,6 +24,7 @@ class Task:
         train_time: length of the training rows.
         test_times: lengths that are tested; beyond `train_time` it is extrapolation.
         chance: accuracy of guessing.
+        steps: of 32 rows, after which most designs that can learn the task have: attention learns suddenly, and late.
         designs: the stacks that it tells apart, in the names of `designs.py`.
     """
 
@@ -33,6 +34,7 @@ class Task:
     train_time: int
     test_times: tuple[int, ...]
     chance: float
+    steps: int
     designs: tuple[str, ...]
 
 
@@ -126,19 +128,21 @@ def extrapolation(rng: np.random.Generator, rows: int, time: int) -> Rows:
 TASKS = {
     "associative_recall": Task(
         "answer a key by the value it was paired with",
-        associative_recall, KEYS + VALUES, 4 * PAIRS, (4 * PAIRS,), 1 / VALUES, EVERY,
+        associative_recall, KEYS + VALUES, 4 * PAIRS, (4 * PAIRS,), 1 / VALUES, 4000, EVERY,
     ),
     "induction": Task(
-        "say what followed the marker before", induction, SYMBOLS + 1, 64, (64, 128, 256, 512), 1 / SYMBOLS, EVERY
+        "say what followed the marker before",
+        induction, SYMBOLS + 1, 64, (64, 128, 256, 512), 1 / SYMBOLS, 2000, EVERY,
     ),
     "copying": Task(
-        "repeat symbols after a long blank", copying, SYMBOLS + 2, 128, (128,), 1 / SYMBOLS, EVERY
+        "repeat symbols after a long blank", copying, SYMBOLS + 2, 128, (128,), 1 / SYMBOLS, 800, EVERY
     ),
     "classification": Task(
-        "tell a noisy wave's frequency", classification, LEVELS, 256, (256,), 1 / CLASSES, EVERY
+        "tell a noisy wave's frequency", classification, LEVELS, 256, (256,), 1 / CLASSES, 400, EVERY
     ),
     "extrapolation": Task(
-        "predict beyond the trained length", extrapolation, SYMBOLS, 64, (64, 128, 256, 512), 1 / SYMBOLS, POSITIONS
+        "predict beyond the trained length",
+        extrapolation, SYMBOLS, 64, (64, 128, 256, 512), 1 / SYMBOLS, 800, POSITIONS,
     ),
 }  # fmt: skip
 

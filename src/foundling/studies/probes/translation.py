@@ -23,6 +23,7 @@ WORDS = 32
 START, PADDING = WORDS, WORDS + 1
 LONGEST = 24
 TEST_LENGTHS = (4, 8, 12, 16, 20, 24)
+STEPS = 800  # of 32 sentences
 
 
 def translator(design: str, dim: int, seed: int) -> Seq2Seq:

@@ -56,18 +56,18 @@ class Muon(torch.optim.Optimizer):
         buffers = [self._momentum(p) for p in parameters]
         momentum, lr = group["momentum"], group["lr"]
         torch._foreach_lerp_([local(b) for b in buffers], gradients, 1 - momentum)
-        nesterov = torch._foreach_lerp(gradients, [local(b) for b in buffers], momentum)
-        updates = self._orthogonal(list(nesterov), buffers)
+        torch._foreach_lerp_(gradients, [local(b) for b in buffers], momentum)  # Nesterov's; the gradients are used up
+        updates = self._orthogonal(gradients, buffers)
         rows, cols = parameters[0].shape[-2:]
         pieces = [local(p) for p in parameters]
         if group["weight_decay"]:
             torch._foreach_mul_(pieces, 1 - lr * group["weight_decay"])
-        torch._foreach_sub_(pieces, torch._foreach_mul(updates, lr * max(1.0, rows / cols) ** 0.5))
+        torch._foreach_add_(pieces, updates, alpha=-lr * max(1.0, rows / cols) ** 0.5)
 
     def _orthogonal(self, pieces: list[Tensor], like: list[Tensor]) -> list[Tensor]:
         """Orthogonal updates of matrices laid out as `like`; distributed ones are put together on every process."""
-        full = [whole(laid_out(piece, other)) for piece, other in zip(pieces, like, strict=True)]
-        updates = orthogonalize(torch.stack(full).to(self.dtype)).to(full[0].dtype)
+        full = [whole(laid_out(piece, other)).to(self.dtype) for piece, other in zip(pieces, like, strict=True)]
+        updates = orthogonalize(torch.stack(full)).to(like[0].dtype)
         return [local(part_of(update, other)) for update, other in zip(updates.unbind(), like, strict=True)]
 
     def _momentum(self, parameter: Tensor) -> Tensor:
