@@ -227,7 +227,7 @@ def fit_factors(runs: dict[str, list[dict[str, Any]]]) -> None:
             work.append(vars(step_work(shape, options, Rates(**run["rates"]))))
             seconds.append(run["step_s"])
     names = list(work[0])
-    floors = {"products": 1.1, "attention": 1.5, "orthogonal": 1.0, "optimizer": 1.0}
+    floors = {"products": 1.1, "attention": 1.5, "tiles": 1.5, "orthogonal": 1.0, "optimizer": 1.0}
     shares = np.array([list(row.values()) for row in work]) / np.array(seconds)[:, None]
     low = [floors.get(name, 0.0) for name in names]
     found = lsq_linear(shares, np.ones(len(seconds)), (low, np.inf)).x

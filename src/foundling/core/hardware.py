@@ -99,6 +99,13 @@ def describe() -> str:
 
 
 @cache
+def has_tiles() -> bool:
+    """Whether this machine's CPU has tiles for bfloat16 products (AMX)."""
+    info = Path("/proc/cpuinfo")
+    return info.is_file() and "amx_bf16" in info.read_text(encoding="utf-8", errors="replace").split()
+
+
+@cache
 def measure() -> Rates:
     """Measure the limits of the default device (about two seconds on a CPU; kept for the process).
 

@@ -9,8 +9,9 @@ and one launch for each part. The factors say how far from these rates each kind
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-from foundling.core.hardware import Rates
+from foundling.core.hardware import Rates, has_tiles
 from foundling.models import cost
 from foundling.models.config import AttentionConfig, ModelConfig
 from foundling.training.config import PretrainConfig, TrainingConfig
@@ -20,6 +21,7 @@ STATES = {"adamw": 2, "muon": 1, "sgd": 1}  # float32 numbers kept for a weight;
 CHUNK_LOGITS, LEAST_CHUNK = 1 << 21, 256  # `training/loss.py` holds no more logits at once
 SCORED = {"masked_diffusion": 0.5, "prefix_lm": 0.5}  # share of the tokens that objectives score; others score all
 LONGEST_SCORES = 512  # tokens of a row up to which a CPU keeps attention's weights (`models/layers/short_attention.py`)
+TILE, LONGEST_IN_TILES = 32, 4096  # rows and heads that attention in tiles takes (`models/kernels/fused.py`)
 FUSED_KEYS = 3000  # what each token costs the fused kernel on a CPU, beside its keys, in keys
 START_SECONDS, SAVE_RATE = 0.9, 500e6
 KEPT = {"moe": 2.5, "mamba2": 3.4, "mamba": 2.0, "rwkv7": 4.5}  # times what `cost.py` counts is held in training
@@ -33,7 +35,8 @@ class StepWork:
 
     Attributes:
         products: matrix products of the blocks and the head, forward and backward.
-        attention: products of queries with keys and of weights with values, where the weights are kept.
+        tiles: products of queries with keys and of weights with values, natively in a CPU's tiles.
+        attention: the same products as torch's plain ones, where the weights are kept.
         fused: the same products by torch's fused kernel, which is slower on a CPU: long rows, attention both ways.
         traffic: activations, element by element.
         logits: the softmax over the vocabulary.
@@ -44,6 +47,7 @@ class StepWork:
     """
 
     products: float
+    tiles: float
     attention: float
     fused: float
     traffic: float
@@ -56,6 +60,7 @@ class StepWork:
 
 FACTORS = StepWork(
     products=1.1,
+    tiles=3.0,
     attention=1.5,
     fused=2.0,
     traffic=5.9,
@@ -81,14 +86,15 @@ def step_work(model: ModelConfig, config: TrainingConfig, rates: Rates) -> StepW
     keys = sum(part.flops_per_key * min(config.context, part.window or config.context) for part in parts)
     per_key = sum(part.flops_per_key for part in parts)
     mixers = [block.mixer for block in model.blocks if isinstance(block.mixer, AttentionConfig)]
-    held = all(_keeps_scores(mixer, config.context) for mixer in mixers)
+    way = _way_of(mixers, config)
     kept = sum(part.activations for part in parts) + 4 * model.dim * len(model.blocks) + _more_kept(model)
     products = (again - spared) * weights + (3 - spared) * scored * model.dim * model.vocab_size
     update = 2 * state_bytes(model, config.optimizer) + cost.n_parameters(model) * 4 * (3 + 2 * passes)
     return StepWork(
         products=products * 2 * tokens / rate,
-        attention=again * keys * tokens / rate if held else 0.0,
-        fused=0.0 if held else again * (keys + FUSED_KEYS * per_key) * tokens / rate,
+        tiles=again * keys * tokens / rate if way == "tiles" else 0.0,
+        attention=again * keys * tokens / rate if way == "kept" else 0.0,
+        fused=again * (keys + FUSED_KEYS * per_key) * tokens / rate if way == "fused" else 0.0,
         traffic=kept * again / 3 * tokens / rates.elementwise,
         logits=scored * tokens * model.vocab_size / rates.softmax,
         optimizer=0.0 if frozen else update / rates.bandwidth,
@@ -174,12 +180,21 @@ def _more_kept(model: ModelConfig) -> float:
     return sum((KEPT[part.kind] - 1) * cost.PARTS[part.kind](part, model.dim).activations for part in parts)
 
 
-def _keeps_scores(mixer: AttentionConfig, context: int) -> bool:
-    return context <= LONGEST_SCORES and mixer.causal and mixer.softcap is None
+def _way_of(mixers: list[AttentionConfig], config: TrainingConfig) -> Literal["tiles", "kept", "fused"]:
+    """How a CPU computes the attention of a training (`models/layers/attention.py`)."""
+    plain = all(m.softcap is None and not m.alibi and not m.relative_bias for m in mixers)
+    sizes = (config.context, *(m.head_dim for m in mixers))
+    in_tiles = plain and config.precision == "bf16" and not any(size % TILE for size in sizes)
+    if in_tiles and config.context <= LONGEST_IN_TILES and has_tiles():
+        return "tiles"
+    short = config.context <= LONGEST_SCORES and all(m.causal and m.softcap is None for m in mixers)
+    return "kept" if short else "fused"
 
 
 def _scores(model: ModelConfig, config: TrainingConfig, recompute: bool) -> float:
     """Attention's weights kept per token; when blocks are recomputed, those of one block."""
     mixers = [block.mixer for block in model.blocks if isinstance(block.mixer, AttentionConfig)]
-    kept = [mixer.n_heads for mixer in mixers if _keeps_scores(mixer, config.context)]
-    return float((max(kept) if recompute else sum(kept)) * config.context) if kept else 0.0
+    if not mixers or _way_of(mixers, config) != "kept":
+        return 0.0
+    heads = [mixer.n_heads for mixer in mixers]
+    return float((max(heads) if recompute else sum(heads)) * config.context)

@@ -13,7 +13,7 @@ from foundling.models.config import AttentionConfig, NormConfig
 from foundling.models.context import Context
 from foundling.models.kernels import fused
 from foundling.models.layers.attention import Attention
-from foundling.models.layers.masks import first_keys, self_mask
+from foundling.models.layers.masks import key_ranges, self_mask
 from foundling.models.layers.norm import Norm
 from foundling.models.layers.rope import rope_tables, rotate
 from foundling.models.layers.rope_config import RopeConfig
@@ -115,33 +115,39 @@ def test_not_a_number_is_passed_on(dtype: torch.dtype) -> None:
     assert fused.silu_gate(gate, gate).isnan().all() and fused.rms_norm(gate, gate, 1e-6).isnan().all()
 
 
-@pytest.mark.parametrize("seen", ["all", "documents", "window"])
+@pytest.mark.parametrize(
+    "seen", ["causal", "all", "documents", "window", "prefix", "documents both ways", "prefix window"]
+)
 @pytest.mark.parametrize(("kv_heads", "time", "width"), [(4, 32, 32), (2, 160, 64), (1, 288, 96)])
 def test_attention_in_tiles(kv_heads: int, time: int, width: int, seen: str) -> None:
     """The diagonal of chunks, blocks that end early, shared key heads, chunks of which nothing is seen, padding."""
     if not fused.tiles():
         pytest.skip("this CPU has no tiles for bfloat16 products (AMX)")
     torch.manual_seed(0)
-    window = 40 if seen == "window" else None
-    config = AttentionConfig(n_heads=4, n_kv_heads=kv_heads, head_dim=width, window=window)
+    window = 40 if "window" in seen else None
+    causal = seen != "all" and "both" not in seen
+    config = AttentionConfig(n_heads=4, n_kv_heads=kv_heads, head_dim=width, window=window, causal=causal)
     ends = torch.tensor([[3, time // 3, time // 2 + 1], [time // 4, time // 4 + 1, time - 1], [time] * 3])
     segments = (torch.arange(time)[None, :, None] >= ends[:, None]).sum(-1)
     segments[0][segments[0] == 3] = -1
-    ctx = Context.packed(segments) if seen == "documents" else Context.full(3, time)
-    mask, first = self_mask(config, ctx, torch.float64), first_keys(config, ctx)
-    assert first is not None and (mask is None) == (seen == "all" or (window is not None and time <= window))
+    ctx = Context.packed(segments) if "documents" in seen else Context.full(3, time)
+    ctx.prefix = torch.tensor([1, time // 2, time - 3]) if "prefix" in seen else None
+    mask, ranges = self_mask(config, ctx, torch.float64), key_ranges(config, ctx)
+    assert ranges is not None
     q = torch.randn(3, time, 4, width)
     k, v = torch.randn(3, time, kv_heads, width), torch.randn(3, time, kv_heads, width)
 
     def exact(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
+        out = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=causal and mask is None, enable_gqa=True
+        )
         return out.transpose(1, 2)
 
     inputs = [x.bfloat16() for x in (q, k, v)]
     assert fused.suits_attention(*inputs)
     # torch's own pass in bfloat16 is no nearer to the exact one: weights have 8 bits in both
-    agree(lambda q, k, v: fused.attention(q, k, v, first), exact, inputs, absolute=8e-3)
+    agree(lambda q, k, v: fused.attention(q, k, v, *ranges), exact, inputs, absolute=8e-3)
 
 
 def test_attention_layers_take_the_tiles(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,18 +113,19 @@ def cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor, z_loss: floa
 
 
 def suits_attention(q: Tensor, k: Tensor, v: Tensor) -> bool:
-    """Whether causal attention of q (rows, time, heads, d) to k and v (rows, time, kv_heads, d) can be native."""
+    """Whether attention of q (rows, time, heads, d) to k and v (rows, time, kv_heads, d) can be native."""
     whole = q.shape[1] % CHUNK == 0 and q.shape[3] % CHUNK == 0 and q.shape[1] <= LONGEST and v.shape == k.shape
     return whole and q.shape[1] == k.shape[1] and q.dtype == torch.bfloat16 and suits(q, k, v) and tiles()
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, first: Tensor | None = None) -> Tensor:
-    """softmax(q kᵀ / √d) v of the keys up to each query: see `suits_attention`; returns q's shape.
+def attention(q: Tensor, k: Tensor, v: Tensor, first: Tensor | None = None, end: Tensor | None = None) -> Tensor:
+    """softmax(q kᵀ / √d) v of the keys [first, end) of each query: see `suits_attention`; returns q's shape.
 
     Args:
-        first: (rows, time) int32, the first key that each query sees; None: all.
+        first: (rows, time) int32; None: 0.
+        end: (rows, time) int32, after `first`; None: up to the query itself, which is causal.
     """
-    out: Tensor = _CausalAttention.apply(q, k, v, first)
+    out: Tensor = _RangeAttention.apply(q, k, v, first, end)
     return out
 
 
@@ -132,7 +133,7 @@ class _Attention(ctypes.Structure):
     """The struct of this name in training_attention.c."""
 
     _fields_ = [
-        *((name, c_void_p) for name in ("q", "k", "v", "out", "g", "to", "g_q", "g_k", "g_v", "first", "sums")),
+        *((name, c_void_p) for name in ("q", "k", "v", "out", "g", "to", "g_q", "g_k", "g_v", "first", "end", "sums")),
         *((name, c_int64) for name in ("rows", "time", "heads", "kv_heads", "width")),
         ("scale", c_float),
         ("work", c_void_p),
@@ -140,22 +141,24 @@ class _Attention(ctypes.Structure):
     ]
 
 
-class _CausalAttention(torch.autograd.Function):
+class _RangeAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, first: Tensor | None) -> Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, first: Tensor | None, end: Tensor | None
+    ) -> Tensor:
         rows, time, heads, _ = q.shape
         out, sums = torch.empty_like(q), torch.empty(rows, heads, time)
-        _attend("attention_forward", q=q, k=k, v=v, first=first, to=out, sums=sums)
-        ctx.save_for_backward(q, k, v, out, sums, first)
+        _attend("attention_forward", q=q, k=k, v=v, first=first, end=end, to=out, sums=sums)
+        ctx.save_for_backward(q, k, v, out, sums, first, end)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        q, k, v, out, sums, first = ctx.saved_tensors
+        q, k, v, out, sums, first, end = ctx.saved_tensors
         grad_q, grad_k, grad_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-        given = {"q": q, "k": k, "v": v, "out": out, "g": grad.contiguous(), "first": first, "sums": sums}
-        _attend("attention_backward", **given, g_q=grad_q, g_k=grad_k, g_v=grad_v)
-        return grad_q, grad_k, grad_v, None
+        given = {"q": q, "k": k, "v": v, "out": out, "g": grad.contiguous(), "sums": sums}
+        _attend("attention_backward", **given, first=first, end=end, g_q=grad_q, g_k=grad_k, g_v=grad_v)
+        return grad_q, grad_k, grad_v, None, None
 
 
 def _attend(name: str, *, q: Tensor, k: Tensor, **tensors: Tensor | None) -> None:

@@ -1,4 +1,4 @@
-/* Causal attention of a training step in the CPU's tiles, forward and backward, for bfloat16.
+/* Attention of a training step in the CPU's tiles, forward and backward, for bfloat16: each query sees a range of keys.
 
 The scores are never in memory as a whole (Dao et al. 2022, arXiv:2205.14135): the forward pass keeps of each query the
 logarithm (base 2) of its exponentials' sum, and the backward pass computes them again from it. Queries stand side by side,
@@ -13,7 +13,7 @@ and `width` (of a head) are multiples of 32. With p the softmax and g the gradie
 typedef struct {
     const uint16_t *q, *k, *v, *out, *g; /* (rows, time, heads or kv_heads, width) */
     uint16_t *to, *g_q, *g_k, *g_v;      /* `to` is the forward pass's out */
-    const int32_t *first;                /* (rows, time): of each query the first key that it sees; NULL: all up to it */
+    const int32_t *first, *end;          /* (rows, time): the keys that each query sees; NULL: from 0, up to itself */
     float *sums;                         /* (rows, heads, time): log2 of the sums of 2^(score scale log2 e) */
     int64_t rows, time, heads, kv_heads, width;
     float scale;
@@ -85,35 +85,44 @@ static void score_chunk(const uint16_t *rows, int64_t ld, const vec *queries, in
     _tile_stored(2, to + 32, 128); _tile_stored(3, to + 33, 128);
 }
 
-/* Which of 16 queries from `query` on see a key; `first` is of the whole row. */
-INLINE ivec sees(int64_t query, int64_t key, const int32_t *first) {
+typedef struct {
+    const int32_t *first, *end; /* of a row; may be NULL */
+    int64_t low, keys;          /* chunks of keys that some query of a chunk sees */
+    int64_t from, until;        /* keys that all of its queries see */
+} Seen;
+
+/* Which of 16 queries from `query` on see a key. */
+INLINE ivec sees(const Seen *s, int64_t query, int64_t key) {
     const ivec lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    ivec seen = lane + (int32_t)(query - key) >= 0;
-    return first ? seen & (*(const ivec_u *)(first + query) <= (int32_t)key) : seen;
+    ivec seen = s->end ? *(const ivec_u *)(s->end + query) > (int32_t)key : lane + (int32_t)(query - key) >= 0;
+    return s->first ? seen & (*(const ivec_u *)(s->first + query) <= (int32_t)key) : seen;
 }
 
-/* The first and the last of the first keys that the 32 queries from `query` on see. */
-static void bounds(const int32_t *first, int64_t query, int64_t *low, int64_t *high) {
-    *low = *high = first ? first[query] : 0;
-    for (int i = 1; first && i < CHUNK; i++) {
-        if (first[query + i] < *low) *low = first[query + i];
-        if (first[query + i] > *high) *high = first[query + i];
+/* What the 32 queries from `query` on see. */
+static Seen seen_by(const Attention *a, int64_t row, int64_t query) {
+    Seen s = {a->first ? a->first + row * a->time : NULL, a->end ? a->end + row * a->time : NULL, a->time, 0, 0, a->time};
+    for (int64_t t = query; t < query + CHUNK; t++) {
+        int64_t first = s.first ? s.first[t] : 0, end = s.end ? s.end[t] : t + 1;
+        s.low = first < s.low ? first : s.low;
+        s.from = first > s.from ? first : s.from;
+        s.until = end < s.until ? end : s.until;
+        s.keys = end > s.keys ? end : s.keys;
     }
-    *low = *low / CHUNK * CHUNK;
+    s.low = s.low / CHUNK * CHUNK;
+    s.keys = (s.keys + CHUNK - 1) / CHUNK * CHUNK;
+    return s;
 }
 
 INLINE vec chosen(ivec where, vec a, vec b) { return (vec)(((ivec)a & where) | ((ivec)b & ~where)); }
 
-/* Scores [keys][2 groups] of a chunk of queries, keys [low, query + 32), become weights, pairs of keys (in place); all
-   queries see the keys [high, query]. Tops and totals of each query. */
-static void weigh_chunk(vec *scores, int64_t query, int64_t low, int64_t high, const int32_t *first, float scale, vec *top,
-                        vec *total) {
-    int64_t keys = query + CHUNK;
+/* Scores [keys][2 groups] of a chunk of queries become weights, pairs of keys (in place); tops and totals of each query. */
+static void weigh_chunk(const Seen *s, vec *scores, int64_t query, float scale, vec *top, vec *total) {
+    int64_t low = s->low, keys = s->keys;
     for (int g = 0; g < 2; g++) {
         vec most = splat(-INFINITY);
         for (int64_t j = low; j < keys; j++)
-            if (j < high || j >= query)
-                scores[2 * j + g] = chosen(sees(query + g * LANES, j, first), scores[2 * j + g], splat(-INFINITY));
+            if (j < s->from || j >= s->until)
+                scores[2 * j + g] = chosen(sees(s, query + g * LANES, j), scores[2 * j + g], splat(-INFINITY));
         for (int64_t j = low; j < keys; j++) most = vmax(most, scores[2 * j + g]);
         top[g] = most * scale;
         total[g] = (vec){0};
@@ -150,19 +159,18 @@ static void forward_head(const Attention *a, int64_t row, int64_t head, vec *wor
     int64_t ld_q = a->heads * width, ld_k = a->kv_heads * width, key_at = row * a->time * ld_k + kv_head * width;
     const uint16_t *q = a->q + row * a->time * ld_q + head * width, *k = a->k + key_at;
     uint16_t *to = a->to + row * a->time * ld_q + head * width;
-    const int32_t *first = a->first ? a->first + row * a->time : NULL;
     float *sums = a->sums + (row * a->heads + head) * a->time, scale = a->scale * 1.44269504f;
     vec *values = work, *scores = values + a->time / CHUNK * width, *queries = scores + 2 * a->time, *out = queries + width;
     turn_rows(a->v + key_at, ld_k, a->time, width, values);
     for (int64_t t = 0; t < a->time; t += CHUNK) {
         vec top[2], total[2];
-        int64_t low, high;
-        bounds(first, t, &low, &high);
+        Seen seen = seen_by(a, row, t);
+        int64_t low = seen.low, chunks = (seen.keys - low) / CHUNK;
         arrange(q + t * ld_q, ld_q, LANES, width, queries);
         arrange(q + (t + LANES) * ld_q, ld_q, LANES, width, queries + width / 2);
-        for (int64_t j = low; j <= t; j += CHUNK) score_chunk(k + j * ld_k, ld_k, queries, width, scores + 2 * j);
-        weigh_chunk(scores, t, low, high, first, scale, top, total);
-        sum_columns(values + low / CHUNK * width, scores + 2 * low, 2 * CHUNK, (t - low) / CHUNK + 1, width, out);
+        for (int64_t j = low; j < seen.keys; j += CHUNK) score_chunk(k + j * ld_k, ld_k, queries, width, scores + 2 * j);
+        weigh_chunk(&seen, scores, t, scale, top, total);
+        sum_columns(values + low / CHUNK * width, scores + 2 * low, 2 * CHUNK, chunks, width, out);
         for (int g = 0; g < 2; g++) {
             put_queries(out + g * width, 1.0f / total[g], width, to + (t + g * LANES) * ld_q, ld_q);
             for (int i = 0; i < LANES; i++) sums[t + g * LANES + i] = top[g][i] + log2f(total[g][i]);
@@ -197,17 +205,18 @@ static Space space_of(const Attention *a, vec *work) {
 }
 
 /* p and ds of a chunk of keys and one of queries (the c-th of its block). */
-static void change_chunk(const Attention *a, const Space *s, int64_t key, int64_t query, int64_t c, const float *sums,
-                         const int32_t *first_keys, int whole) {
+static void change_chunk(const Attention *a, const Space *s, const Seen *seen, int64_t key, int64_t query, int64_t c,
+                         const float *sums) {
     uint16_t *weights = (uint16_t *)s->weights + key * BLOCK + c * CHUNK;
     uint16_t *changes = (uint16_t *)s->changes + key * BLOCK + c * CHUNK;
     vec *pairs = s->change_pairs + (key / CHUNK * (BLOCK / CHUNK) + c) * 2 * LANES;
+    int whole = key >= seen->from && key + CHUNK <= seen->until;
     for (int g = 0; g < 2; g++) {
         int64_t first = query + g * LANES;
         vec sum = load(sums + first), mean = load(s->means + first), ds[CHUNK];
         for (int j = 0; j < CHUNK; j++) {
             vec p = power_of_two(fma16(s->scores[2 * j + g], splat(a->scale * 1.44269504f), -sum));
-            if (!whole) p = chosen(sees(first, key + j, first_keys), p, (vec){0});
+            if (!whole) p = chosen(sees(seen, first, key + j), p, (vec){0});
             ds[j] = p * (s->products[2 * j + g] - mean) * a->scale;
             store_bf16(weights + j * BLOCK + g * LANES, p);
             store_bf16(changes + j * BLOCK + g * LANES, ds[j]);
@@ -241,33 +250,40 @@ static void forget_chunk(const Space *s, int64_t key, int64_t c) {
     }
 }
 
-static void backward_block(const Attention *a, const Space *s, const uint16_t *k, const uint16_t *v, int64_t ld_k,
-                           int64_t begin, const float *sums, const int32_t *first, uint16_t *g_q, int64_t ld_q) {
-    int64_t width = a->width, chunks = (a->time - begin < BLOCK ? a->time - begin : BLOCK) / CHUNK, lowest = begin;
+static void backward_block(const Attention *a, const Space *s, int64_t row, const uint16_t *k, const uint16_t *v,
+                           int64_t ld_k, int64_t begin, const float *sums, uint16_t *g_q, int64_t ld_q) {
+    int64_t width = a->width, chunks = (a->time - begin < BLOCK ? a->time - begin : BLOCK) / CHUNK;
+    int64_t lowest = a->time, keys = 0, stride = BLOCK / CHUNK * 2 * LANES;
+    Seen seen[BLOCK / CHUNK];
     for (int64_t c = 0; c < chunks; c++) {
-        int64_t query = begin + c * CHUNK, at = query / CHUNK * width, low, high;
-        bounds(first, query, &low, &high);
-        lowest = low < lowest ? low : lowest;
-        for (int64_t key = 0; key < low; key += CHUNK) forget_chunk(s, key, c);
-        for (int64_t key = low; key <= query; key += CHUNK) {
+        seen[c] = seen_by(a, row, begin + c * CHUNK);
+        lowest = seen[c].low < lowest ? seen[c].low : lowest;
+        keys = seen[c].keys > keys ? seen[c].keys : keys;
+    }
+    for (int64_t c = 0; c < chunks; c++) {
+        int64_t query = begin + c * CHUNK, at = query / CHUNK * width, low = seen[c].low;
+        for (int64_t key = lowest; key < low; key += CHUNK) forget_chunk(s, key, c);
+        for (int64_t key = seen[c].keys; key < keys; key += CHUNK) forget_chunk(s, key, c);
+        for (int64_t key = low; key < seen[c].keys; key += CHUNK) {
             score_chunk(k + key * ld_k, ld_k, s->queries + at, width, s->scores);
             score_chunk(v + key * ld_k, ld_k, s->gradients + at, width, s->products);
             STORED();
-            change_chunk(a, s, key, query, c, sums, first, key >= high && key < query);
+            change_chunk(a, s, seen + c, key, query, c, sums);
         }
-        const vec *pairs = s->change_pairs + (low / CHUNK * (BLOCK / CHUNK) + c) * 2 * LANES;
-        int64_t stride = BLOCK / CHUNK * 2 * LANES;
-        sum_columns(s->keys + low / CHUNK * width, pairs, stride, (query - low) / CHUNK + 1, width, s->out);
+        const vec *pairs = s->change_pairs + low / CHUNK * stride + c * 2 * LANES;
+        sum_columns(s->keys + low / CHUNK * width, pairs, stride, (seen[c].keys - low) / CHUNK, width, s->out);
         for (int g = 0; g < 2; g++)
             put_queries(s->out + g * width, splat(1.0f), width, g_q + (query + g * LANES) * ld_q, ld_q);
     }
     int64_t arranged = begin / CHUNK * width;
-    for (int64_t key = lowest; key < begin + chunks * CHUNK; key += CHUNK) {
-        int64_t from = key > begin ? (key - begin) / CHUNK : 0;
+    for (int64_t key = lowest; key < keys; key += CHUNK) {
+        int64_t from = 0, end = chunks;
+        while (from < end && (key < seen[from].low || key >= seen[from].keys)) from++;
+        while (end > from && (key < seen[end - 1].low || key >= seen[end - 1].keys)) end--;
         const uint16_t *weights = (const uint16_t *)s->weights + key * BLOCK;
         const uint16_t *changes = (const uint16_t *)s->changes + key * BLOCK;
-        add_keys(weights, s->gradient_pairs + arranged, from, chunks, width, s->g_v + key * width);
-        add_keys(changes, s->query_pairs + arranged, from, chunks, width, s->g_k + key * width);
+        add_keys(weights, s->gradient_pairs + arranged, from, end, width, s->g_v + key * width);
+        add_keys(changes, s->query_pairs + arranged, from, end, width, s->g_k + key * width);
     }
     STORED();
 }
@@ -296,9 +312,8 @@ static void backward_head(const Attention *a, int64_t row, int64_t kv_head, vec 
             s.means[t] = sum(total);
         }
         const float *sums = a->sums + (row * a->heads + head) * time;
-        const int32_t *first = a->first ? a->first + row * time : NULL;
         for (int64_t begin = 0; begin < time; begin += BLOCK)
-            backward_block(a, &s, a->k + key_at, a->v + key_at, ld_k, begin, sums, first, a->g_q + at, ld_q);
+            backward_block(a, &s, row, a->k + key_at, a->v + key_at, ld_k, begin, sums, a->g_q + at, ld_q);
     }
     for (int64_t t = 0; t < time; t++)
         for (int64_t d = 0; d < width; d += LANES) {

@@ -9,7 +9,7 @@ from foundling.models.config import AttentionConfig
 from foundling.models.context import Context
 from foundling.models.kernels import fused
 from foundling.models.layers.attend import attend
-from foundling.models.layers.masks import cached_mask, cross_mask, first_keys, self_mask
+from foundling.models.layers.masks import cached_mask, cross_mask, key_ranges, self_mask
 from foundling.models.layers.norm import Norm
 from foundling.models.layers.paged import PagedKV
 from foundling.models.layers.rope import rope_tables, rotate
@@ -36,9 +36,9 @@ class Attention(nn.Module):
         q, k, v = self._queries(x, ctx), self._keys(x, ctx), self._values(x)
         if state is None:
             if q.requires_grad and config.softcap is None and fused.suits_attention(q, k, v):
-                first = first_keys(config, ctx)
-                if first is not None:
-                    return self.o_proj(fused.attention(q, k, v, first).flatten(2))
+                ranges = key_ranges(config, ctx)
+                if ranges is not None:
+                    return self.o_proj(fused.attention(q, k, v, *ranges).flatten(2))
             mask = self_mask(config, ctx, q.dtype)
         else:
             assert ctx.cache is not None, "a state needs ctx.cache"

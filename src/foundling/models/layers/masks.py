@@ -30,17 +30,39 @@ def self_mask(config: AttentionConfig, ctx: Context, dtype: torch.dtype) -> Tens
     return ctx.once(("self_mask", *_kind(config), dtype), make)
 
 
-def first_keys(config: AttentionConfig, ctx: Context) -> Tensor | None:
-    """(rows, time) int32, of each token the first that it sees, where with `causal` that says all that a mask would."""
-    if ctx.tree is not None or ctx.prefix is not None or not config.causal or config.alibi or config.relative_bias:
+def key_ranges(config: AttentionConfig, ctx: Context) -> tuple[Tensor | None, Tensor | None] | None:
+    """The keys [first, end) of each token, (rows, time) int32, where they say all that `self_mask` would; else None.
+
+    None in place of the first is 0, in place of the end the token itself.
+    """
+    if ctx.tree is not None or config.alibi or config.relative_bias:
         return None
+    time = ctx.positions.shape[1]
+    windowed = config.window is not None and config.window < time
+    if config.causal and ctx.segments is None and ctx.prefix is None and not windowed:
+        return None, None
 
-    def make() -> Tensor:
-        index = torch.arange(ctx.positions.shape[1], device=ctx.positions.device)
-        first = index - ctx.positions if ctx.segments is not None else torch.zeros_like(ctx.positions)
-        return (first if config.window is None else first.maximum(index + 1 - config.window)).int().contiguous()
+    def make() -> tuple[Tensor, Tensor]:
+        index = torch.arange(time, device=ctx.positions.device).expand_as(ctx.positions)
+        first = torch.zeros_like(index) if ctx.segments is None else index - ctx.positions
+        end = index + 1 if config.causal else torch.full_like(index, time)
+        if ctx.prefix is not None:
+            end = end.maximum(ctx.prefix[:, None])
+        if config.window is not None:
+            first, end = first.maximum(index + 1 - config.window), end.minimum(index + config.window)
+        if ctx.segments is not None:
+            end = end.minimum(_segment_ends(ctx.segments, index))
+        return first.int().contiguous(), end.int().contiguous()
 
-    return ctx.once(("first_keys", config.window), make)
+    return ctx.once(("key_ranges", *_kind(config)), make)
+
+
+def _segment_ends(segments: Tensor, index: Tensor) -> Tensor:
+    """(rows, time): the place after the last token of each token's segment."""
+    last = torch.ones_like(segments, dtype=torch.bool)
+    last[:, :-1] = segments[:, 1:] != segments[:, :-1]
+    ends = torch.where(last, index + 1, segments.shape[1])
+    return ends.flip(1).cummin(1).values.flip(1)
 
 
 def cached_mask(config: AttentionConfig, ctx: Context, n_keys: int, dtype: torch.dtype) -> Tensor:
