@@ -13,7 +13,7 @@ from typing import Literal
 
 from foundling.core.hardware import Rates, has_tiles
 from foundling.models import cost
-from foundling.models.config import AttentionConfig, ModelConfig
+from foundling.models.config import AttentionConfig, MLPConfig, ModelConfig
 from foundling.training.config import PretrainConfig, TrainingConfig
 
 MUON_STEPS = 5
@@ -24,9 +24,10 @@ LONGEST_SCORES = 512  # tokens of a row up to which a CPU keeps attention's weig
 TILE, LONGEST_IN_TILES = 32, 4096  # rows and heads that attention in tiles takes (`models/kernels/fused.py`)
 FUSED_KEYS = 3000  # what each token costs the fused kernel on a CPU, beside its keys, in keys
 START_SECONDS, SAVE_RATE = 0.9, 500e6
-KEPT = {"moe": 2.5, "mamba2": 3.4, "mamba": 2.0, "rwkv7": 4.5}  # times what `cost.py` counts is held in training
-PROCESS_BYTES = 410e6  # Python, torch and the libraries it loads
-ALLOCATOR = 1.3  # memory of a backward pass over the activations kept for it: gradients of them, and holes
+KEPT = {"moe": 2.2, "mamba2": 3.7, "mamba": 2.0, "rwkv7": 4.5}  # times what `cost.py` counts is held in training
+LAUNCHES = {"moe": 3, "mamba": 5}  # of parts that are many small operators; other parts count as one
+PROCESS_BYTES = 390e6  # Python, torch and the libraries it loads
+ALLOCATOR = 1.25  # memory of a backward pass over the activations kept for it: gradients of them, and holes
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class StepWork:
         tiles: products of queries with keys and of weights with values, natively in a CPU's tiles.
         attention: the same products as torch's plain ones, where the weights are kept.
         fused: the same products by torch's fused kernel, which is slower on a CPU: long rows, attention both ways.
-        traffic: activations, element by element.
+        passes: activations of attention, feed-forwards and norms, which native kernels go over once.
+        traffic: those of the other parts, operator by operator.
         logits: the softmax over the vocabulary.
         optimizer: weights, gradients and states read and written.
         orthogonal: Muon's products.
@@ -50,6 +52,7 @@ class StepWork:
     tiles: float
     attention: float
     fused: float
+    passes: float
     traffic: float
     logits: float
     optimizer: float
@@ -60,22 +63,23 @@ class StepWork:
 
 FACTORS = StepWork(
     products=1.1,
-    tiles=3.0,
-    attention=1.5,
+    tiles=2.2,
+    attention=1.6,
     fused=2.0,
-    traffic=5.9,
-    logits=7.6,
-    optimizer=1.0,
-    orthogonal=1.7,
-    scan=0.57,
-    launches=5.2e-3,
+    passes=5.4,
+    traffic=7.0,
+    logits=3.6,
+    optimizer=1.1,
+    orthogonal=2.2,
+    scan=0.5,
+    launches=3.5e-3,
 )
 
 
 def step_work(model: ModelConfig, config: TrainingConfig, rates: Rates) -> StepWork:
     """What one step of a training must do."""
     tokens = config.batch_size * config.context
-    passes = config.batch_size / _rows(config)
+    repeats = config.batch_size / _rows(config)
     rate = rates.small_matmul(config.precision)
     again = {"none": 3.0, "alternate": 3.5, "all": 4.0}[config.recompute]  # forward is one, backward two
     frozen = _frozen(config)
@@ -88,19 +92,21 @@ def step_work(model: ModelConfig, config: TrainingConfig, rates: Rates) -> StepW
     mixers = [block.mixer for block in model.blocks if isinstance(block.mixer, AttentionConfig)]
     way = _way_of(mixers, config)
     kept = sum(part.activations for part in parts) + 4 * model.dim * len(model.blocks) + _more_kept(model)
+    native = kept - _of_others(model)
     products = (again - spared) * weights + (3 - spared) * scored * model.dim * model.vocab_size
-    update = 2 * state_bytes(model, config.optimizer) + cost.n_parameters(model) * 4 * (3 + 2 * passes)
+    update = 2 * state_bytes(model, config.optimizer) + cost.n_parameters(model) * 4 * (3 + 2 * repeats)
     return StepWork(
         products=products * 2 * tokens / rate,
         tiles=again * keys * tokens / rate if way == "tiles" else 0.0,
         attention=again * keys * tokens / rate if way == "kept" else 0.0,
         fused=again * (keys + FUSED_KEYS * per_key) * tokens / rate if way == "fused" else 0.0,
-        traffic=kept * again / 3 * tokens / rates.elementwise,
+        passes=native * again / 3 * tokens / rates.elementwise,
+        traffic=(kept - native) * again / 3 * tokens / rates.elementwise,
         logits=scored * tokens * model.vocab_size / rates.softmax,
         optimizer=0.0 if frozen else update / rates.bandwidth,
         orthogonal=_muon_flops(model) / rate if config.optimizer == "muon" and not frozen else 0.0,
         scan=sum(part.state_values for part in parts) * tokens * again / 3 / rates.elementwise,
-        launches=passes * len(parts),
+        launches=repeats * (len(parts) + _more_launches(model)),
     )
 
 
@@ -167,17 +173,37 @@ def planned_memory(model: ModelConfig, config: TrainingConfig) -> float:
     recompute = config.recompute == "all"
     kept = cost.activation_bytes(model, tokens, width, checkpointed=recompute, logit_tokens=logit_tokens(model, tokens))
     kept += _scores(model, config, recompute) * tokens * width
+    kept += logit_tokens(model, tokens) * model.vocab_size * width  # the logits' gradient
     kept += _more_kept(model) / (len(model.blocks) if recompute else 1) * tokens * width
-    if recompute:  # beside the block that is recomputed, the gradients of one
-        kept += sum(part.activations for part in cost.parts(model)) / len(model.blocks) * tokens * width
-    gradients = cost.weight_bytes(model, 4) + 2 * 4.0 * model.vocab_size * model.dim
+    if recompute:  # beside the block that is recomputed, its gradients, and what the allocator kept of the last one's
+        kept += 2 * sum(part.activations for part in cost.parts(model)) / len(model.blocks) * tokens * width
+    gradients = cost.weight_bytes(model, 4) + 3 * 4.0 * model.vocab_size * model.dim
     return PROCESS_BYTES + held + (0.0 if _frozen(config) else gradients) + ALLOCATOR * kept
 
 
 def _more_kept(model: ModelConfig) -> float:
-    """Numbers per token that parts hold in training beyond those that `cost.py` counts."""
-    parts = [part for block in model.blocks for part in (block.mixer, block.ffn) if part and part.kind in KEPT]
-    return sum((KEPT[part.kind] - 1) * cost.PARTS[part.kind](part, model.dim).activations for part in parts)
+    """Numbers per token that parts hold in training beyond those that `cost.py` counts; native passes hold fewer."""
+    more = 0.0
+    for part in (part for block in model.blocks for part in (block.mixer, block.ffn) if part):
+        if part.kind in KEPT:
+            more += (KEPT[part.kind] - 1) * cost.PARTS[part.kind](part, model.dim).activations
+        elif isinstance(part, MLPConfig) and part.gated and part.activation == "silu":
+            more -= part.hidden  # silu(gate) is not kept
+        elif isinstance(part, AttentionConfig) and part.rope is not None and part.head_dim % TILE == 0:
+            more -= (part.n_heads + part.n_kv_heads) * part.head_dim  # nor are queries and keys before their rotation
+    return more
+
+
+def _more_launches(model: ModelConfig) -> int:
+    parts = [part for block in model.blocks for part in (block.mixer, block.ffn) if part]
+    return sum(LAUNCHES.get(part.kind, 1) - 1 for part in parts)
+
+
+def _of_others(model: ModelConfig) -> float:
+    """Numbers per token that parts without native passes hold in training."""
+    parts = [part for block in model.blocks for part in (block.mixer, block.ffn) if part]
+    others = [part for part in parts if not isinstance(part, AttentionConfig | MLPConfig)]
+    return sum(KEPT.get(p.kind, 1.0) * cost.PARTS[p.kind](p, model.dim).activations for p in others)
 
 
 def _way_of(mixers: list[AttentionConfig], config: TrainingConfig) -> Literal["tiles", "kept", "fused"]:
