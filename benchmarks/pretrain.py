@@ -1,6 +1,7 @@
 """Pretraining against the usual scripts: same tokens, same parameter count, same machine.
 
     python benchmarks/pretrain.py speed [--tokens DIR] [--compile]  tokens/s beside transformers' (loop, Trainer)
+    python benchmarks/pretrain.py speed --without-tiles             as on a CPU whose bfloat16 runs in vectors
     python benchmarks/pretrain.py nanogpt --tokens DIR              time to nanoGPT's validation loss
 
 speed: a Llama of 6 layers, width 384, vocabulary 4096, context 256, 16 rows.
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import statistics
 import tempfile
 import time
@@ -34,6 +36,7 @@ from torch.nn import functional
 from foundling.core import hardware, progress
 from foundling.models.build import build
 from foundling.models.config import AttentionConfig, MLPConfig, ModelConfig, NormConfig, RopeConfig, uniform_blocks
+from foundling.models.kernels import fused
 from foundling.training.config import PretrainConfig
 from foundling.training.objectives.causal import Causal
 from foundling.training.token_files import TokenSplit
@@ -284,9 +287,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="speed: 12; nanogpt: 2000")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--compile", action="store_true", help="speed: also ours with compiled blocks")
+    parser.add_argument("--without-tiles", action="store_true", help="speed: no products in the CPU's tiles, by anyone")
     parser.add_argument("--large", action="store_true", help="nanogpt: the shape of speed")
     options = parser.parse_args()
     progress.set_quiet(True)
+    if options.without_tiles:
+        os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX512_CORE_BF16"  # read at torch's first product
+        fused.tiles = lambda: False
     if options.what == "nanogpt":
         if options.tokens is None:
             parser.error("nanogpt needs --tokens")
