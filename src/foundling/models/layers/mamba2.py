@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foundling.models.context import Context
+from foundling.models.layers import gpu_kernels
 from foundling.models.layers.mamba import ShortConv, initial_dt_bias
 from foundling.models.layers.recurrent_config import Mamba2Config
 from foundling.models.layers.recurrent_context import State, new_slots, read_slots, resets, valid, write_slots
@@ -100,7 +101,7 @@ def ssd(
     resets: Tensor | None = None,
     initial: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The recurrence above for all heads.
+    """The recurrence above for all heads, with a fused GPU kernel where there is one.
 
     Args:
         x: (rows, time, heads, head_dim).
@@ -113,6 +114,9 @@ def ssd(
     Returns:
         y, shaped like x, without the skip `D x`, and the last state (rows, heads, state, head_dim).
     """
+    fused = gpu_kernels.ssd_kernel(x)
+    if fused is not None:
+        return gpu_kernels.ssd(fused, x, dt, a, b, c, chunk, resets, initial)
     rows, time, heads, head_dim = x.shape
     groups, per_group = b.shape[2], heads // b.shape[2]
     chunk = min(chunk, time)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from foundling.models.layers import mamba_kernel
+from foundling.models.layers import gpu_kernels, mamba_kernel
 
 
 def selective_scan(
@@ -31,7 +31,7 @@ def selective_scan(
     resets: Tensor | None = None,
     initial: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Run the recurrence above, with the fused CPU kernel where there is one.
+    """Run the recurrence above, with a fused kernel where there is one.
 
     Args:
         x: (rows, time, dim) input.
@@ -48,6 +48,9 @@ def selective_scan(
     initial = None if initial is None else initial.float()
     if x.device.type == "cpu" and x.shape[1] > 1 and mamba_kernel.available():
         return mamba_kernel.scan(x, dt, a, b, c, resets, initial)
+    fused = gpu_kernels.scan_kernel(x)
+    if fused is not None:
+        return gpu_kernels.scan(fused, x, dt, a, b, c, resets, initial)
     return chunked_scan(x, dt, a, b, c, resets=resets, initial=initial)
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from foundling.models.layers import gpu_kernels
 from foundling.models.layers import recurrent_native as native
 
 EMPTY = -1e30  # the log weight of nothing
@@ -103,7 +104,7 @@ def wkv(
     resets: Tensor | None = None,
     initial: tuple[Tensor, ...] | None = None,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """The weighted mean above, with the fused CPU kernel where there is one.
+    """The weighted mean above, with a fused kernel where there is one.
 
     Args:
         k: (rows, time, dim) log weights; v: (rows, time, dim) values.
@@ -120,6 +121,9 @@ def wkv(
     if on_cpu and native.library(SOURCE) is not None:
         y, log, mean = _WKV.apply(k, v, w, u, resets, *initial)
         return y, (log, mean)
+    fused = gpu_kernels.wkv_kernel(k, resets, initial)
+    if fused is not None:
+        return gpu_kernels.wkv(fused, k, v, w, u, initial)
     return chunked_wkv(k, v, w, u, resets, initial)
 
 

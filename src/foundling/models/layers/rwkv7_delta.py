@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from foundling.models.layers import gpu_kernels
+
 
 def delta_rule(
     r: Tensor,
@@ -27,7 +29,7 @@ def delta_rule(
     resets: Tensor | None = None,
     initial: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Run the recurrence.
+    """Run the recurrence, with a fused GPU kernel where there is one.
 
     Args:
         r, log_w, k, v, alpha, beta: (rows, time, heads, head_dim). With log_w, k, alpha, beta 0 a token does nothing.
@@ -39,6 +41,9 @@ def delta_rule(
         y (rows, time, heads, head_dim) and the last state.
     """
     with torch.autocast(r.device.type, enabled=False):
+        fused = gpu_kernels.delta_kernel(r)
+        if fused is not None:
+            return gpu_kernels.delta_rule(fused, r, log_w, k, v, alpha, beta, resets, initial)
         rows, time, heads, size = r.shape
         length = min(chunk, time)
         r, log_w, k, v, alpha, beta = (_chunks(part, length) for part in (r, log_w, k, v, alpha, beta))
