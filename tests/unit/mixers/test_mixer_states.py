@@ -57,6 +57,21 @@ def test_chunked_prefill_of_rows_with_different_lengths(name: str) -> None:
 
 
 @names
+def test_much_padding_leaves_a_state_alone(name: str) -> None:
+    """Guards against a state that padding decays and a correction brings back: what a row gets depends on its batch."""
+    mixer, x = make(name), inputs(1, 6)
+    answers = []
+    with torch.no_grad():
+        for time in (5, 2000):  # alone, and padded as far as a long neighbour reaches
+            state = mixer.new_state(2, 1, 1, torch.float32, "cpu")
+            row = torch.zeros(1, time, x.shape[2])
+            row[:, :5] = x[:, :5]
+            mixer(row, cached([0], [5], [1], time), state)
+            answers.append(mixer(x[:, 5:], cached([5], [1], [1], 1), state))
+    torch.testing.assert_close(*answers, rtol=1e-5, atol=1e-6)
+
+
+@names
 def test_state_does_not_grow_with_context(name: str) -> None:
     """Guards against a recurrent mixer that keeps a history: its state is one entry per slot, whatever `blocks`."""
     mixer = make(name)

@@ -23,7 +23,7 @@ from foundling.models.layers.recurrent_context import (
     valid,
     write_slots,
 )
-from foundling.models.layers.rwkv4_wkv import EMPTY, wkv
+from foundling.models.layers.rwkv4_wkv import EMPTY, state_after, wkv
 
 
 class Shift(nn.Module):
@@ -75,10 +75,9 @@ class RWKV4(nn.Module):
         w, counts = -self.decay.float().exp(), valid(ctx, x.shape[1])
         if counts is not None:
             k = k.masked_fill(~counts[..., None], EMPTY)
-        y, last = wkv(k, v, w, self.bonus.float(), resets=resets(ctx), initial=None if before is None else before[1:])
-        if state is not None and counts is not None:
-            padding = (~counts).sum(1, keepdim=True)
-            last = (last[0] - padding * w, last[1])  # padding adds nothing, but each step of it decayed the state
+        y, _ = wkv(k, v, w, self.bonus.float(), resets=resets(ctx), initial=None if before is None else before[1:])
+        if state is not None and before is not None and counts is not None:
+            last = state_after(k, v, w, counts.sum(1), before[1:])
             write_slots(state, ctx, (_last_token(x, previous, ctx), *last))
         return self.out_proj(r * y.to(r.dtype))
 

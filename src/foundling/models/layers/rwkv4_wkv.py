@@ -127,6 +127,17 @@ def wkv(
     return chunked_wkv(k, v, w, u, resets, initial)
 
 
+def state_after(k: Tensor, v: Tensor, w: Tensor, lengths: Tensor, initial: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    """L and V after each row's first `lengths` (rows,) tokens; `k` of the others is EMPTY. Arguments as of `wkv`.
+
+    Not what `wkv` leaves after all of them: there padding has decayed the state, by up to 20 a step,
+    and a sum that has come to -40,000 does not find back.
+    """
+    age = (lengths[:, None] - 1 - torch.arange(k.shape[1], device=k.device)).clamp_min(0)
+    logs = torch.cat([(initial[0] + lengths[:, None] * w)[:, None], k + age[..., None] * w], 1)  # (rows, 1 + time, dim)
+    return logs.logsumexp(1), (logs.softmax(1) * torch.cat([initial[1][:, None], v], 1)).sum(1)
+
+
 def chunked_wkv(
     k: Tensor, v: Tensor, w: Tensor, u: Tensor, resets: Tensor | None, initial: tuple[Tensor, ...]
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
