@@ -100,9 +100,13 @@ def describe() -> str:
 
 @cache
 def has_tiles() -> bool:
-    """Whether this machine's CPU has tiles for bfloat16 products (AMX)."""
+    """Whether this machine's CPU has tiles for bfloat16 products (AMX), and native kernels are not switched off."""
     info = Path("/proc/cpuinfo")
-    return info.is_file() and "amx_bf16" in info.read_text(encoding="utf-8", errors="replace").split()
+    return (
+        os.environ.get("FOUNDLING_NATIVE") != "0"
+        and info.is_file()
+        and "amx_bf16" in info.read_text(encoding="utf-8", errors="replace").split()
+    )
 
 
 @cache

@@ -22,6 +22,7 @@ CHUNK_LOGITS, LEAST_CHUNK = 1 << 21, 256  # `training/loss.py` holds no more log
 SCORED = {"masked_diffusion": 0.5, "prefix_lm": 0.5}  # share of the tokens that objectives score; others score all
 LONGEST_SCORES = 512  # tokens of a row up to which a CPU keeps attention's weights (`models/layers/short_attention.py`)
 TILE, LONGEST_IN_TILES = 32, 4096  # rows and heads that attention in tiles takes (`models/kernels/fused.py`)
+KEPT_IN_BF16 = 5.0  # in bfloat16 such products are so much further from their rate than in float32
 FUSED_KEYS = 3000  # what each token costs the fused kernel on a CPU, beside its keys, in keys
 START_SECONDS, SAVE_RATE = 0.9, 500e6
 KEPT = {"moe": 2.2, "mamba2": 3.7, "mamba": 2.0, "rwkv7": 4.5}  # times what `cost.py` counts is held in training
@@ -91,6 +92,7 @@ def step_work(model: ModelConfig, config: TrainingConfig, rates: Rates) -> StepW
     per_key = sum(part.flops_per_key for part in parts)
     mixers = [block.mixer for block in model.blocks if isinstance(block.mixer, AttentionConfig)]
     way = _way_of(mixers, config)
+    kept_factor = 1.0 if config.precision == "fp32" else KEPT_IN_BF16
     kept = sum(part.activations for part in parts) + 4 * model.dim * len(model.blocks) + _more_kept(model)
     native = kept - _of_others(model)
     products = (again - spared) * weights + (3 - spared) * scored * model.dim * model.vocab_size
@@ -98,7 +100,7 @@ def step_work(model: ModelConfig, config: TrainingConfig, rates: Rates) -> StepW
     return StepWork(
         products=products * 2 * tokens / rate,
         tiles=again * keys * tokens / rate if way == "tiles" else 0.0,
-        attention=again * keys * tokens / rate if way == "kept" else 0.0,
+        attention=kept_factor * again * keys * tokens / rate if way == "kept" else 0.0,
         fused=again * (keys + FUSED_KEYS * per_key) * tokens / rate if way == "fused" else 0.0,
         passes=native * again / 3 * tokens / rates.elementwise,
         traffic=(kept - native) * again / 3 * tokens / rates.elementwise,
@@ -208,7 +210,7 @@ def _of_others(model: ModelConfig) -> float:
 
 def _way_of(mixers: list[AttentionConfig], config: TrainingConfig) -> Literal["tiles", "kept", "fused"]:
     """How a CPU computes the attention of a training (`models/layers/attention.py`)."""
-    plain = all(m.softcap is None and not m.alibi and not m.relative_bias for m in mixers)
+    plain = bool(mixers) and all(m.softcap is None and not m.alibi and not m.relative_bias for m in mixers)
     sizes = (config.context, *(m.head_dim for m in mixers))
     in_tiles = plain and config.precision == "bf16" and not any(size % TILE for size in sizes)
     if in_tiles and config.context <= LONGEST_IN_TILES and has_tiles():

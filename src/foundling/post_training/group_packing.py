@@ -21,7 +21,7 @@ def pack_groups(groups: Sequence[Group], context: int, pad_id: int, extra: dict[
     Sequence j of the group in slot k of a row has the segment number k · len(group) + j.
 
     Args:
-        context: room in a row; a longer group gets a wider row.
+        context: room in a row, which is then rounded up to whole tiles; a longer group gets a wider row.
         extra: per group, (groups, ...): comes back as (rows, slots, ...), beside "present" (rows, slots), which is 1
             where a slot holds a group.
     """

@@ -105,6 +105,54 @@ def test_cross_entropy(dtype: torch.dtype, vocab: int, z_loss: float) -> None:
     torch.testing.assert_close(gradient.double(), exact_gradient, rtol=relative, atol=absolute)
 
 
+@pytest.mark.parametrize("target", [-100, 16, 40_000_000])
+def test_targets_outside_the_vocabulary_are_refused(dtype: torch.dtype, target: int) -> None:
+    """C would read and write where it should not."""
+    with pytest.raises(IndexError, match=f"target {target} is outside the vocabulary of 16"):
+        fused.cross_entropy(torch.zeros(2, 16, dtype=dtype), torch.tensor([3, target]), torch.ones(2), 0.0)
+
+
+def test_the_default_dtype_does_not_matter(dtype: torch.dtype) -> None:
+    """Work spaces are float32 whatever a user has set."""
+    logits, targets = torch.randn(3, 20).to(dtype), torch.tensor([1, 2, 3])
+    wanted = fused.cross_entropy(logits, targets, torch.ones(3), 0.0)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        found = fused.cross_entropy(logits, targets, torch.ones(3), 0.0)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(map(torch.equal, found, wanted))
+
+
+def test_a_second_derivative_is_refused(dtype: torch.dtype) -> None:
+    """It would be wrong: the first one is computed outside autograd."""
+    x = torch.randn(4, 16).to(dtype).requires_grad_()
+    y = fused.rms_norm(x, torch.ones(16, dtype=dtype), 1e-6)
+    (first,) = torch.autograd.grad((y**2).sum() + (x**3).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        torch.autograd.grad((first**2).sum(), x)
+
+
+def test_key_ranges_stay_inside_the_row() -> None:
+    """A prefix longer than the row, a document that goes on from another row, positions shared by all rows."""
+    config = AttentionConfig(n_heads=2, n_kv_heads=2, head_dim=32)
+    long_prefix = Context.full(2, 64)
+    long_prefix.prefix = torch.tensor([65, 100_000])
+    index, segments = torch.arange(64), (torch.arange(64) > 40).long()
+    goes_on = Context(index.expand(2, 64) + 100, segments.expand(2, 64))
+    shared = Context(index[None], segments[None])
+    q = torch.randn(2, 64, 2, 32).bfloat16().requires_grad_()
+    for ctx in (long_prefix, goes_on, shared):
+        ranges, mask = key_ranges(config, ctx), self_mask(config, ctx, torch.float32)
+        assert ranges is not None and ranges[0] is not None and ranges[1] is not None and mask is not None
+        assert (ranges[0] >= 0).all() and (ranges[1] <= 64).all()
+        seen = (index >= ranges[0][..., None]) & (index < ranges[1][..., None])
+        assert torch.equal(seen, mask[:, 0] == 0)
+        if fused.tiles():
+            out = fused.attention(q, q, q, *ranges)
+            torch.testing.assert_close(out, short_attention(q, q, q, mask.bfloat16(), ctx), rtol=2e-2, atol=2e-2)
+
+
 def test_not_a_number_is_passed_on(dtype: torch.dtype) -> None:
     """The loop stops on a loss that is not a number: no kernel may hide one."""
     logits = torch.zeros(2, 20, dtype=dtype)

@@ -47,7 +47,7 @@ static void arrange(const uint16_t *rows, int64_t ld, int some, int64_t k, vec *
     STORED();
 }
 
-/* 2^x for x <= 0: Taylor's polynomial of the fraction; relative error below 3e-7. NaN stays. */
+/* 2^x for x up to a little over 0: Taylor's polynomial of the fraction; relative error below 3e-7. NaN stays. */
 INLINE vec power_of_two(vec x) {
     x = vmax(splat(-1000), x); /* no infinity, whose difference from itself is not a number */
     vec whole = (vec)_mm512_roundscale_ps((__m512)x, 0), r = x - whole;

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from foundling.models.kernels.structs import FLAGS, address
 from foundling.models.layers.recurrent_native import library
@@ -95,14 +96,21 @@ def cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor, z_loss: floa
     Args:
         logits: (n, vocab).
         targets: (n,) int64.
-        weights: (n,) float32.
+        weights: (n,).
+
+    Raises:
+        IndexError: a target that the vocabulary does not have.
     """
     rows, vocab = logits.shape
+    assert targets.shape == weights.shape == (rows,)
+    low, high = (int(edge) for edge in targets.aminmax())
+    if low < 0 or high >= vocab:
+        raise IndexError(f"target {low if low < 0 else high} is outside the vocabulary of {vocab} tokens")
     threads = torch.get_num_threads()
-    gradient, losses, exps = torch.empty_like(logits), torch.empty(rows), torch.empty(threads, vocab + -vocab % LANES)
+    gradient, losses, exps = torch.empty_like(logits), _floats(rows), _floats(threads, vocab + -vocab % LANES)
     _call(
         "cross_entropy",
-        (logits, targets.contiguous(), weights.contiguous(), gradient, losses, exps),
+        (logits, targets.long().contiguous(), weights.float().contiguous(), gradient, losses, exps),
         rows,
         vocab,
         z_loss,
@@ -122,9 +130,10 @@ def attention(q: Tensor, k: Tensor, v: Tensor, first: Tensor | None = None, end:
     """softmax(q kᵀ / √d) v of the keys [first, end) of each query: see `suits_attention`; returns q's shape.
 
     Args:
-        first: (rows, time) int32; None: 0.
-        end: (rows, time) int32, after `first`; None: up to the query itself, which is causal.
+        first: (rows or 1, time) int32; None: 0.
+        end: (rows or 1, time) int32, after `first`; None: up to the query itself, which is causal.
     """
+    first, end = (None if x is None else x.expand(q.shape[:2]).contiguous() for x in (first, end))
     out: Tensor = _RangeAttention.apply(q, k, v, first, end)
     return out
 
@@ -147,12 +156,13 @@ class _RangeAttention(torch.autograd.Function):
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, first: Tensor | None, end: Tensor | None
     ) -> Tensor:
         rows, time, heads, _ = q.shape
-        out, sums = torch.empty_like(q), torch.empty(rows, heads, time)
+        out, sums = torch.empty_like(q), _floats(rows, heads, time)
         _attend("attention_forward", q=q, k=k, v=v, first=first, end=end, to=out, sums=sums)
         ctx.save_for_backward(q, k, v, out, sums, first, end)
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         q, k, v, out, sums, first, end = ctx.saved_tensors
         grad_q, grad_k, grad_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
@@ -166,7 +176,7 @@ def _attend(name: str, *, q: Tensor, k: Tensor, **tensors: Tensor | None) -> Non
     assert library is not None
     rows, time, heads, width = q.shape
     need = library.attention_work(time, width)
-    work = torch.empty(threads * need, dtype=torch.uint8)
+    work = torch.empty(threads * need, dtype=torch.uint8, device="cpu")
     addresses = {field: address(x) for field, x in tensors.items()}
     call = _Attention(rows=rows, time=time, heads=heads, width=width, scale=width**-0.5, **addresses)
     call.q, call.k, call.kv_heads, call.work, call.work_size = address(q), address(k), k.shape[2], address(work), need
@@ -183,10 +193,11 @@ class _RMSNorm(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
         x, weight = ctx.saved_tensors
         threads, dim = torch.get_num_threads(), x.shape[-1]
-        grad_x, sums = torch.empty_like(x), torch.zeros(threads, dim)
+        grad_x, sums = torch.empty_like(x), _floats(threads, dim).zero_()
         _call(
             "rms_norm_gradient",
             (x, weight.float().contiguous(), grad.contiguous(), grad_x, sums),
@@ -206,6 +217,7 @@ class _TurnHeads(torch.autograd.Function):
         return _turned(x, cos, signed_sin, 1.0)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         cos, signed_sin = ctx.saved_tensors
         return _turned(grad.contiguous(), cos, signed_sin, -1.0), None, None
@@ -227,6 +239,7 @@ class _SiluGate(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         gate, up = ctx.saved_tensors
         grad_gate, grad_up = torch.empty_like(gate), torch.empty_like(up)
@@ -242,6 +255,10 @@ class _SiluGate(torch.autograd.Function):
 
 def _call(name: str, tensors: tuple[Tensor, ...], *sizes: float) -> None:
     getattr(compiled(), name)(*(x.data_ptr() for x in tensors), *sizes)
+
+
+def _floats(*shape: int) -> Tensor:
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
 
 
 def _half(x: Tensor) -> int:

@@ -102,7 +102,8 @@ INLINE ivec sees(const Seen *s, int64_t query, int64_t key) {
 static Seen seen_by(const Attention *a, int64_t row, int64_t query) {
     Seen s = {a->first ? a->first + row * a->time : NULL, a->end ? a->end + row * a->time : NULL, a->time, 0, 0, a->time};
     for (int64_t t = query; t < query + CHUNK; t++) {
-        int64_t first = s.first ? s.first[t] : 0, end = s.end ? s.end[t] : t + 1;
+        int64_t first = s.first && s.first[t] > 0 ? s.first[t] : 0, end = s.end ? s.end[t] : t + 1;
+        if (end > a->time) end = a->time;
         s.low = first < s.low ? first : s.low;
         s.from = first > s.from ? first : s.from;
         s.until = end < s.until ? end : s.until;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from foundling.models.config import AttentionConfig
@@ -44,25 +45,26 @@ def key_ranges(config: AttentionConfig, ctx: Context) -> tuple[Tensor | None, Te
 
     def make() -> tuple[Tensor, Tensor]:
         index = torch.arange(time, device=ctx.positions.device).expand_as(ctx.positions)
-        first = torch.zeros_like(index) if ctx.segments is None else index - ctx.positions
+        first, end_of_segment = _segment_bounds(ctx.segments, index)
         end = index + 1 if config.causal else torch.full_like(index, time)
         if ctx.prefix is not None:
             end = end.maximum(ctx.prefix[:, None])
         if config.window is not None:
             first, end = first.maximum(index + 1 - config.window), end.minimum(index + config.window)
-        if ctx.segments is not None:
-            end = end.minimum(_segment_ends(ctx.segments, index))
-        return first.int().contiguous(), end.int().contiguous()
+        return first.int().contiguous(), end.minimum(end_of_segment).int().contiguous()
 
     return ctx.once(("key_ranges", *_kind(config)), make)
 
 
-def _segment_ends(segments: Tensor, index: Tensor) -> Tensor:
-    """(rows, time): the place after the last token of each token's segment."""
-    last = torch.ones_like(segments, dtype=torch.bool)
-    last[:, :-1] = segments[:, 1:] != segments[:, :-1]
-    ends = torch.where(last, index + 1, segments.shape[1])
-    return ends.flip(1).cummin(1).values.flip(1)
+def _segment_bounds(segments: Tensor | None, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the segment of each token begins and ends: (rows, time) each, `index` is the tokens' place in the row."""
+    time = index.shape[1]
+    if segments is None:
+        return torch.zeros_like(index), torch.full_like(index, time)
+    new = F.pad(segments[:, 1:] != segments[:, :-1], (1, 1), value=True)  # before each token, and after the last
+    begins = torch.where(new[:, :-1], index, 0).cummax(1).values
+    ends = torch.where(new[:, 1:], index + 1, time).flip(1).cummin(1).values.flip(1)
+    return begins, ends
 
 
 def cached_mask(config: AttentionConfig, ctx: Context, n_keys: int, dtype: torch.dtype) -> Tensor:

@@ -22,6 +22,8 @@ STEPS = 5
 class Muon(torch.optim.Optimizer):
     """For the 2-D weights (out, in) of a network's hidden layers, and stacks of them (experts, out, in).
 
+    A step uses up the gradients: afterwards they hold something else.
+
     Args:
         lr: step size in spectral norm: an update has singular values near lr · √max(1, out/in).
         momentum: decay of the momentum; Nesterov's form.
