@@ -135,10 +135,10 @@ TASKS = {
         induction, SYMBOLS + 1, 64, (64, 128, 256, 512), 1 / SYMBOLS, 2000, EVERY,
     ),
     "copying": Task(
-        "repeat symbols after a long blank", copying, SYMBOLS + 2, 128, (128,), 1 / SYMBOLS, 800, EVERY
+        "repeat symbols after a long blank", copying, SYMBOLS + 2, 128, (128,), 1 / SYMBOLS, 400, EVERY
     ),
     "classification": Task(
-        "tell a noisy wave's frequency", classification, LEVELS, 256, (256,), 1 / CLASSES, 400, EVERY
+        "tell a noisy wave's frequency", classification, LEVELS, 256, (256,), 1 / CLASSES, 150, EVERY
     ),
     "extrapolation": Task(
         "predict beyond the trained length",
