@@ -1,6 +1,6 @@
 """What each objective makes a model good at: one architecture, the same text, equal compute, four questions.
 
-    python benchmarks/objectives.py --life quickstart [--store runs] [--steps 300] [--seeds 2]
+    python benchmarks/objectives.py --life quickstart [--store runs] [--steps 300] [--seeds 2] [--objectives causal ...]
 
 generation   bits per byte of held-out text, left to right (lower is better); models that see both ways have none
 infilling    nats for each of 8 hidden tokens in the middle of 96 (lower), asked the way each was trained
@@ -68,6 +68,7 @@ def main() -> None:
     parser.add_argument("--store", default="runs")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--objectives", nargs="+", default=list(OBJECTIVES), choices=OBJECTIVES)
     options = parser.parse_args()
     progress.set_quiet(True)
     store = Store(Path(options.store))
@@ -77,7 +78,7 @@ def main() -> None:
     print(f"{PRESET}, {options.steps} steps of {ROWS} x {CONTEXT} tokens, {options.seeds} seeds; ", end="")
     print("by chance: classifying 0.167, retrieval 0.004")
     print(f"{'objective':20}" + "".join(f"{name:>18}" for name in QUESTIONS))
-    for objective in OBJECTIVES:
+    for objective in options.objectives:
         found = [tests.ask(objective, options.steps, seed) for seed in range(options.seeds)]
         print(f"{objective:20}" + "".join(f"{shown([row[i] for row in found]):>18}" for i in range(4)), flush=True)
 
@@ -189,10 +190,10 @@ def with_masks(module: LanguageModel, gaps: Tensor, tokenizer: Tokenizer) -> flo
 
 
 def in_the_middle(module: LanguageModel, gaps: Tensor, tokenizer: Tokenizer) -> float:
-    """<prefix> before <suffix> after <middle>, then the hidden tokens."""
+    """<prefix> <suffix> after <middle> before, then the hidden tokens (SPM: they follow what stood before them)."""
     names = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
     prefix, suffix, middle = (torch.full((len(gaps), 1), tokenizer.special_tokens[name]) for name in names)
-    row = torch.cat([prefix, gaps[:, :FIRST], suffix, gaps[:, LAST:], middle, gaps[:, FIRST:LAST]], 1)
+    row = torch.cat([prefix, suffix, gaps[:, LAST:], middle, gaps[:, :LAST]], 1)
     return nats(module(row[:, :-1])[:, FIRST - LAST :], gaps)
 
 
