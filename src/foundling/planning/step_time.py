@@ -13,7 +13,7 @@ from typing import Literal
 
 from foundling.core.hardware import Rates, has_tiles
 from foundling.models import cost
-from foundling.models.config import AttentionConfig, MLPConfig, ModelConfig
+from foundling.models.config import AttentionConfig, FeedForwardConfig, MixerConfig, MLPConfig, ModelConfig
 from foundling.training.config import PretrainConfig, TrainingConfig
 
 MUON_STEPS = 5
@@ -94,7 +94,7 @@ def step_work(model: ModelConfig, config: TrainingConfig, rates: Rates) -> StepW
     way = _way_of(mixers, config)
     kept_factor = 1.0 if config.precision == "fp32" else KEPT_IN_BF16
     kept = sum(part.activations for part in parts) + 4 * model.dim * len(model.blocks) + _more_kept(model)
-    native = kept - _of_others(model)
+    others = _of_others(model)
     products = (again - spared) * weights + (3 - spared) * scored * model.dim * model.vocab_size
     update = 2 * state_bytes(model, config.optimizer) + cost.n_parameters(model) * 4 * (3 + 2 * repeats)
     return StepWork(
@@ -102,8 +102,8 @@ def step_work(model: ModelConfig, config: TrainingConfig, rates: Rates) -> StepW
         tiles=again * keys * tokens / rate if way == "tiles" else 0.0,
         attention=kept_factor * again * keys * tokens / rate if way == "kept" else 0.0,
         fused=again * (keys + FUSED_KEYS * per_key) * tokens / rate if way == "fused" else 0.0,
-        passes=native * again / 3 * tokens / rates.elementwise,
-        traffic=(kept - native) * again / 3 * tokens / rates.elementwise,
+        passes=(kept - others) * again / 3 * tokens / rates.elementwise,
+        traffic=others * again / 3 * tokens / rates.elementwise,
         logits=scored * tokens * model.vocab_size / rates.softmax,
         optimizer=0.0 if frozen else update / rates.bandwidth,
         orthogonal=_muon_flops(model) / rate if config.optimizer == "muon" and not frozen else 0.0,
@@ -186,7 +186,7 @@ def planned_memory(model: ModelConfig, config: TrainingConfig) -> float:
 def _more_kept(model: ModelConfig) -> float:
     """Numbers per token that parts hold in training beyond those that `cost.py` counts; native passes hold fewer."""
     more = 0.0
-    for part in (part for block in model.blocks for part in (block.mixer, block.ffn) if part):
+    for part in _part_configs(model):
         if part.kind in KEPT:
             more += (KEPT[part.kind] - 1) * cost.PARTS[part.kind](part, model.dim).activations
         elif isinstance(part, MLPConfig) and part.gated and part.activation == "silu":
@@ -196,15 +196,17 @@ def _more_kept(model: ModelConfig) -> float:
     return more
 
 
+def _part_configs(model: ModelConfig) -> list[MixerConfig | FeedForwardConfig]:
+    return [part for block in model.blocks for part in (block.mixer, block.ffn) if part]
+
+
 def _more_launches(model: ModelConfig) -> int:
-    parts = [part for block in model.blocks for part in (block.mixer, block.ffn) if part]
-    return sum(LAUNCHES.get(part.kind, 1) - 1 for part in parts)
+    return sum(LAUNCHES.get(part.kind, 1) - 1 for part in _part_configs(model))
 
 
 def _of_others(model: ModelConfig) -> float:
     """Numbers per token that parts without native passes hold in training."""
-    parts = [part for block in model.blocks for part in (block.mixer, block.ffn) if part]
-    others = [part for part in parts if not isinstance(part, AttentionConfig | MLPConfig)]
+    others = [part for part in _part_configs(model) if not isinstance(part, AttentionConfig | MLPConfig)]
     return sum(KEPT.get(p.kind, 1.0) * cost.PARTS[p.kind](p, model.dim).activations for p in others)
 
 

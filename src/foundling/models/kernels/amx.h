@@ -47,6 +47,13 @@ static void arrange(const uint16_t *rows, int64_t ld, int some, int64_t k, vec *
     STORED();
 }
 
+/* Two vectors of 16 floats as 16 pairs of bfloat16. */
+INLINE vec interleaved(vec low, vec high) {
+    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5,
+                                           20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    return (vec)_mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low));
+}
+
 /* 2^x for x up to a little over 0: Taylor's polynomial of the fraction; relative error below 3e-7. NaN stays. */
 INLINE vec power_of_two(vec x) {
     x = vmax(splat(-1000), x); /* no infinity, whose difference from itself is not a number */

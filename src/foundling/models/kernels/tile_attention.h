@@ -79,13 +79,10 @@ static vec weigh(const Piece *p, Softmax *s, int64_t begin, int64_t first, int64
         }
     for (int64_t j = first; j < last; j++) most = vmax(most, scores[j]);
     vec top = most * scale, before = power_of_two((s->most - most) * scale), total = s->total * before;
-    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5,
-                                           20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     for (int64_t j = first; j < last; j += 2) {
         vec a = power_of_two(fma16(scores[j], scale, -top)), b = power_of_two(fma16(scores[j + 1], scale, -top));
         total += a + b;
-        __m512i halves = (__m512i)_mm512_cvtne2ps_pbh((__m512)b, (__m512)a);
-        scores[j / 2] = (vec)_mm512_permutexvar_epi16(order, halves);
+        scores[j / 2] = interleaved(a, b);
     }
     STORED();
     s->most = most;

@@ -45,13 +45,6 @@ static void turn_rows(const uint16_t *rows, int64_t ld, int64_t time, int64_t wi
     STORED();
 }
 
-/* Two vectors of 16 floats as 16 pairs of bfloat16. */
-INLINE vec interleaved(vec low, vec high) {
-    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5,
-                                           20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-    return (vec)_mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low));
-}
-
 /* Sums (width, 16 queries) times `factor` into rows of bfloat16, ld apart. */
 static void put_queries(const vec *sums, vec factor, int64_t width, uint16_t *rows, int64_t ld) {
     for (int64_t d = 0; d < width; d += LANES) {
