@@ -116,6 +116,16 @@ STAGES: dict[str, Stage] = {
             outside="foundling.post_training.data:outside",
         ),
         Stage(
+            "contrast",
+            "model",
+            1,
+            "Train an embedding model on pairs of texts.",
+            "foundling.post_training.config:ContrastConfig",
+            "foundling.post_training.contrast:build_embedder",
+            {"base": _BASE},
+            outside="foundling.post_training.data:outside",
+        ),
+        Stage(
             "prefer",
             "model",
             1,

@@ -16,6 +16,7 @@ import pytest
 
 from foundling.core.artifacts import Store, is_volatile
 from foundling.core.lives import read_life
+from foundling.tokenization.tokenizer import Tokenizer
 
 BASE_STAGES = {"corpus", "tokenizer", "tokens", "base"}
 
@@ -75,6 +76,24 @@ def test_set_reruns_only_what_lies_downstream(life: Path) -> None:
     assert {k: v for k, v in stage_keys(life).items() if k != "report"} == {
         k: v for k, v in before.items() if k != "report"
     }
+
+
+def test_a_base_goes_on_with_objectives_that_need_what_it_lacks(life: Path) -> None:
+    """A decoder learns to fill in, then to see both ways: rows for new tokens, none of which takes another's place."""
+    keys = stage_keys(life)
+    options = ["--tokens", keys["tokens"], "--steps", "3", "--json"]
+    base, sizes = keys["base"], []
+    for objective in ("fill_in_the_middle", "masked"):
+        made = foundling("pretrain", *options, "--objective", objective, "--base", base, store=life)
+        assert made.returncode == 0, made.stderr
+        told = json.loads(made.stdout)
+        base, path = told["key"], Path(told["path"])
+        sizes.append(json.loads((path / "config.json").read_text())["vocab_size"])
+    tokenizer = Tokenizer.load(path)
+    ids = [tokenizer.id_of(name) for name in ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "<|mask|>")]
+    assert ids == list(range(sizes[1] - 4, sizes[1])) and sizes[0] == sizes[1] - 1
+    refused = foundling("generate", "x", "--model", base, store=life)
+    assert refused.returncode == 2 and "does not continue texts" in refused.stderr
 
 
 def test_the_report_is_one_file_that_needs_nothing_else(life: Path) -> None:

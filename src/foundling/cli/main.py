@@ -36,6 +36,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "prefer": ("foundling.cli.stages:prefer", "Learn from preferences (DPO).", STAGE),
     "reward": ("foundling.cli.stages:reward", "Train a reward model on preferences.", STAGE),
     "classify": ("foundling.cli.stages:classify", "Train a classifier or a regression on a model's body.", STAGE),
+    "contrast": ("foundling.cli.stages:contrast", "Train an embedding model on pairs of texts.", STAGE),
     "reinforce": ("foundling.cli.stages:reinforce", "Learn from verifiable rewards (GRPO).", STAGE),
     "evaluate": ("foundling.cli.evaluating:evaluate", "Score models, with intervals and baselines.", STAGE),
     "compress": ("foundling.cli.compress:compress", "Make a model smaller: quantize, prune, remove parts.", STAGE),

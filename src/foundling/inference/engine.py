@@ -40,6 +40,7 @@ from foundling.inference.structured.grammar import BadGrammar, Grammar
 from foundling.inference.structured.matcher import MatcherFactory
 from foundling.inference.text import StopText
 from foundling.models.language_model import LanguageModel
+from foundling.models.pooling import PoolingConfig
 from foundling.tokenization.tokenizer import Tokenizer
 
 __all__ = ["Completion", "Engine", "Event", "Request", "SamplingParams", "Score", "Stats"]
@@ -61,6 +62,7 @@ class Engine:
         int8_cache: keep keys and values in 8 bits (`kv_int8.py`).
         batch_invariant: the same tokens and log-probabilities to the last bit, alone, in any batch, and whatever was
             cached. Free where the native kernels run; elsewhere sequences are computed one by one.
+        pooling: how `embed` makes a vector of a text.
     """
 
     def __init__(
@@ -76,8 +78,9 @@ class Engine:
         speculate: Proposer | None = None,
         int8_cache: bool = False,
         batch_invariant: bool = False,
+        pooling: PoolingConfig | None = None,
     ) -> None:
-        self.module, self.tokenizer = module, tokenizer
+        self.module, self.tokenizer, self.pooling = module, tokenizer, pooling or PoolingConfig()
         room = max_tokens_in_cache or default_room(module, max_batch, dtype)
         n_blocks = -(-room // BLOCK_SIZE)
         self.longest = min(module.config.max_positions, n_blocks * BLOCK_SIZE)
@@ -146,6 +149,7 @@ class Engine:
                 the last bit whether or not they were scored before.
             adapter: which of the engine's adapters scores; None: the model itself.
         """
+        self._require_left_to_right()
         self._require(adapter)
         checked = [self._checked(context, continuation) for context, continuation in pairs]
         groups, rest = plan(checked) if adapter is None and suits(self.runner) else ([], list(range(len(pairs))))
@@ -159,14 +163,19 @@ class Engine:
         yield from self._score_paged(checked, [i for i in rest if wanted is None or i in wanted], adapter)
 
     def embed(self, texts: Seq[str]) -> npt.NDArray[np.float32]:
-        """Mean of the final hidden states of each text's tokens, scaled to length 1: (n, dim)."""
+        """A vector of each text, as its model's pooling says (else the mean, scaled to length 1): (n, dim).
+
+        Texts are framed by the tokenizer's own template and, where the pooling names a length, cut to it.
+        """
         if self.tokenizer is None:
             raise FoundlingError("cannot embed texts without a tokenizer")
-        ids = self.tokenizer.encode_batch(texts)
-        for prompt in ids:
-            check_prompt(prompt or [self.tokenizer.eot_id], self.module.config.vocab_size, self.longest)
-        with inference_of(self.module):
-            return embed(self.runner, [prompt or [self.tokenizer.eot_id] for prompt in ids])
+        prompts = [
+            ids or [self.tokenizer.eot_id] for ids in self.tokenizer.encode_framed(texts, self.pooling.max_tokens)
+        ]
+        for prompt in prompts:
+            check_prompt(prompt, self.module.config.vocab_size, self.longest)
+        with inference_of(self.module), self.runner.precision():
+            return embed(self.module, prompts, self.pooling)
 
     def compile(self, grammar: Grammar) -> None:
         """Compile a grammar ahead of the request that has it, so that no step waits for it. From any thread.
@@ -256,8 +265,7 @@ class Engine:
 
     def _enqueue(self, request: Request, request_id: Any, stream: bool) -> list[Generation]:
         params, prompt = request.params, list(request.prompt_ids)
-        if self.module.config.head.kind == "labels":
-            raise FoundlingError("a reward model or a classifier gives scores, not text", fix="Name a language model")
+        self._require_left_to_right()
         check_prompt(prompt, self.module.embedding.num_embeddings, self.longest)
         self._require(request.adapter)
         self._check_source(request)
@@ -293,6 +301,14 @@ class Engine:
             self._stepper.generations[one.sequence.id] = one
             self.scheduler.add(one.sequence)
         return made
+
+    def _require_left_to_right(self) -> None:
+        config = self.module.config
+        if config.head.kind == "labels":
+            raise FoundlingError("a reward model or a classifier gives scores, not text", fix="Name a language model")
+        if config.head.kind == "none" or not config.causal:
+            what = f"this {config.family} model does not continue texts: it sees both ways, and gives embeddings"
+            raise FoundlingError(what, fix="Name a causal language model")
 
     def _require(self, adapter: str | None) -> None:
         if adapter is not None:

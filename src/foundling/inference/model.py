@@ -24,6 +24,7 @@ from foundling.models.checkpoint import load_module, save_module
 from foundling.models.draft_head import load_draft_head
 from foundling.models.language_model import LanguageModel
 from foundling.models.locate import locate
+from foundling.models.pooling import read_pooling
 from foundling.tokenization.chat import render
 from foundling.tokenization.tokenizer import Tokenizer
 
@@ -98,7 +99,7 @@ class Model:
         return first, rest
 
     def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Unit vectors (n, dim) of texts."""
+        """Vectors (n, dim) of texts: see `Engine.embed`."""
         return self.engine.embed(texts)
 
     def save(self, path: str | Path) -> None:
@@ -151,6 +152,7 @@ def load(
     tokenizer = Tokenizer.load(path)
     tokenizer.require_fits(module.config.vocab_size, path)
     module.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    engine_options.setdefault("pooling", read_pooling(path))
     head = load_draft_head(path)
     if head is not None:
         engine_options.setdefault("speculate", HeadDraft(head))

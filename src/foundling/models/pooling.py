@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -11,11 +14,19 @@ from foundling.core.config import Config, option
 from foundling.core.errors import FoundlingError
 from foundling.models.families.translate import read_json
 
+PoolingMode = Literal["mean", "cls", "lasttoken"]  # by the names of sentence-transformers
+_MODES: dict[str, PoolingMode] = {
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+_CONFIG, _LENGTH = "1_Pooling/config.json", "sentence_bert_config.json"
+
 
 class PoolingConfig(Config):
-    """How an encoder's hidden states become an embedding."""
+    """How hidden states become an embedding."""
 
-    first: bool = option(False, "the first token's state (CLS) instead of the mean over tokens")
+    mode: PoolingMode = option("mean", "the mean over a text's tokens, its first token's state, or its last's")
     normalize: bool = option(True, "scale to unit length")
     max_tokens: int | None = option(None, "longer texts are cut to this many tokens")
 
@@ -24,28 +35,47 @@ def read_pooling(directory: Path) -> PoolingConfig:
     """The pooling of a directory: the mean, normalised, where no modules.json says otherwise.
 
     Raises:
-        FoundlingError: for a pooling that is neither the mean nor the first token.
+        FoundlingError: for a pooling that is none of ours.
     """
     modules = directory / "modules.json"
     if not modules.is_file():
         return PoolingConfig()
-    pooling = read_json(directory / "1_Pooling" / "config.json")
-    modes = {name for name, on in pooling.items() if name.startswith("pooling_mode") and on}
-    if modes not in ({"pooling_mode_mean_tokens"}, {"pooling_mode_cls_token"}):
-        raise FoundlingError(f"{directory}: pooling {sorted(modes)} is not supported", "supported: mean or CLS token")
-    settings = directory / "sentence_bert_config.json"
+    pooling = read_json(directory / _CONFIG)
+    modes = {name for name, on in pooling.items() if name.startswith("pooling_mode_") and on}
+    if len(modes) != 1 or not modes <= _MODES.keys():
+        known = "supported: the mean, the first (CLS) or the last token"
+        raise FoundlingError(f"{directory}: pooling {sorted(modes)} is not supported", known)
+    settings = directory / _LENGTH
     return PoolingConfig(
-        first=modes == {"pooling_mode_cls_token"},
+        mode=_MODES[modes.pop()],
         normalize="models.Normalize" in modules.read_text(encoding="utf-8"),
         max_tokens=read_json(settings).get("max_seq_length") if settings.is_file() else None,
     )
 
 
+def write_pooling(directory: Path, config: PoolingConfig, dim: int) -> None:
+    """Make a model's directory one that sentence-transformers reads: its modules, the pooling and the longest text."""
+    parts = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")][: 2 + config.normalize]
+    files: dict[str, Any] = {
+        "modules.json": [
+            {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{kind}"}
+            for number, (path, kind) in enumerate(parts)
+        ],
+        _CONFIG: {"word_embedding_dimension": dim} | {name: mode == config.mode for name, mode in _MODES.items()},
+        _LENGTH: {"max_seq_length": config.max_tokens, "do_lower_case": False},
+    }
+    for path, _ in parts[1:]:
+        (directory / path).mkdir(exist_ok=True)  # the last one is empty
+    for name, content in files.items():
+        (directory / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
 def pool(hidden: Tensor, real: Tensor, config: PoolingConfig) -> Tensor:
-    """hidden (rows, time, dim), real (rows, time) bool: which tokens count -> embeddings (rows, dim)."""
-    if config.first:
-        pooled = hidden[:, 0]
-    else:
+    """hidden (rows, time, dim), real (rows, time) bool: a text's tokens, then padding -> embeddings (rows, dim)."""
+    if config.mode == "mean":
         weights = real.unsqueeze(-1).to(hidden.dtype)
         pooled = (hidden * weights).sum(1) / weights.sum(1).clamp_min(1e-9)
+    else:
+        at = torch.zeros_like(real[:, 0], dtype=torch.int64) if config.mode == "cls" else real.sum(1).clamp(min=1) - 1
+        pooled = hidden[torch.arange(len(hidden), device=hidden.device), at]
     return F.normalize(pooled, dim=-1) if config.normalize else pooled

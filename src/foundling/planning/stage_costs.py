@@ -249,6 +249,7 @@ ESTIMATES: Mapping[str, Callable[[Job], Facts]] = {
     "prefer": _fine_tune,
     "reward": _fine_tune,
     "classify": _fine_tune,
+    "contrast": _fine_tune,
     "reinforce": _reinforce,
     "evaluate": _evaluate,
     "compress": _compress,

@@ -193,6 +193,39 @@ class ClassifyConfig(RowsConfig):
     batch_size: int = option(16, "texts in one step", ge=1)
 
 
+class ContrastConfig(RowsConfig):
+    """The stage `contrast`: texts as vectors, near for pairs that belong together and far for all others."""
+
+    data: tuple[str, ...] = option(
+        help="rows {query, passage}, with `negatives` if there are any, or {text} alone (.jsonl, .parquet)",
+        min_length=1,
+    )
+    single: Literal["crops", "dropout"] = option(
+        "crops", "what a row with one text is paired with: two random crops of it (Contriever), itself (SimCSE)"
+    )
+    pooling: Literal["base", "mean", "cls", "lasttoken"] = option(
+        "base", "from the states of a text's tokens to its vector; base: as the base model's directory says, else mean"
+    )
+    temperature: float = option(0.05, "of the softmax over similarities, at the start; it is learnt", gt=0)
+    held_out: float = option(0.1, "share of the rows kept for measuring (at most 2,000)", gt=0, lt=1)
+    too_long: Policy = option(
+        "truncate", "a text longer than the context: refuse, skip (counted) or truncate (counted)"
+    )
+    batch_size: int = option(64, "pairs in one step: each is told from all others of the step", ge=2)
+    context: int = option(128, "longest text, in tokens", ge=2)
+    matrix_learning_rate: float = option(1e-3, "peak rate of Muon, for the matrices of the blocks", gt=0, le=MAX_RATE)
+    warmup: float = option(0.1, "part of the steps in which the rate rises from zero", ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _whole_batches(self) -> ContrastConfig:
+        if 0 < self.micro_batch < self.batch_size:
+            what = "micro_batch would tell a pair from the others of its part only: use `recompute` to save memory"
+            raise ValueError(what)
+        if self.single == "dropout" and not self.dropout:
+            raise ValueError("single 'dropout' pairs a text with itself under dropout: set dropout, 0.1 is usual")
+        return self
+
+
 class PreferConfig(PairsConfig):
     """The stage `prefer`: learn from pairs of a better and a worse answer, or (kto) from answers judged one by one."""
 

@@ -19,7 +19,7 @@ TOKENS_AT_ONCE = 512
 
 
 async def answer(services: Services, body: EmbeddingBody, http: HttpRequest) -> dict[str, Any]:
-    """One unit vector per text."""
+    """One vector per text."""
     service = services.pick(body.model)
     if service.base is not None:
         raise refused("model", f"{service.name} is an adapter; embeddings come from {service.base.name}")
@@ -28,7 +28,9 @@ async def answer(services: Services, body: EmbeddingBody, http: HttpRequest) -> 
     if len(body.input) > MAX_INPUTS:
         raise refused("input", f"at most {MAX_INPUTS} texts in one request, got {len(body.input)}")
     async with in_time(service, "input"):
-        counts = [len(ids) for ids in await run_in_threadpool(service.tokenizer.encode_batch, body.input)]
+        longest = service.model.engine.pooling.max_tokens
+        framed = await run_in_threadpool(service.tokenizer.encode_framed, body.input, longest)
+        counts = [len(ids) for ids in framed]
         vectors = await unless_gone(_vectors(service, body.input, counts), http)
     count = sum(counts)
     note_usage(http.scope, service, body.user, {"prompt_tokens": count, "completion_tokens": 0})

@@ -26,11 +26,14 @@ class TokenizerConfig(Config):
     min_frequency: int = option(2, "a pair must occur this often to be merged", ge=1)
 
 
+Initialise = Literal["mean", "random"]
+
+
 class ExtendConfig(Config):
     """A model and the text of a domain or language -> the model with further tokens for it."""
 
     tokens: int = option(1000, "new tokens, at most", ge=1)
-    initialise: Literal["mean", "random"] = option(
+    initialise: Initialise = option(
         "mean", "rows of a new token: the mean of the tokens that it replaces, or drawn like the others"
     )
     sample_bytes: int = option(20_000_000, "learn them on at most this much text", gt=0)

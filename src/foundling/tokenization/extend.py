@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -13,7 +15,7 @@ from foundling.core.rng import numpy_rng
 from foundling.core.stages import Inputs
 from foundling.models.checkpoint import load_module, save_module
 from foundling.models.language_model import LanguageModel
-from foundling.tokenization.config import ExtendConfig
+from foundling.tokenization.config import ExtendConfig, Initialise
 from foundling.tokenization.surgery import extend, initial_rows
 from foundling.tokenization.tokenizer import Tokenizer
 from foundling.tokenization.train import held_texts, measure, sample
@@ -30,7 +32,7 @@ def build(config: ExtendConfig, inputs: Inputs, draft: Draft) -> None:
     larger, made_of = extend(tokenizer, sample(corpus.file("train.parquet"), config.sample_bytes), config.tokens)
     if not made_of:
         raise FoundlingError("the text gives no new tokens", "no pair of tokens occurs twice in it", "Use more text")
-    grow(module, larger.vocab_size, tokenizer.vocab_size, made_of, config)
+    grow(module, larger.vocab_size, tokenizer.vocab_size, made_of, config.initialise, config.seed)
     save_module(module, draft.path)
     larger.save(draft.path)
     report = {
@@ -43,23 +45,26 @@ def build(config: ExtendConfig, inputs: Inputs, draft: Draft) -> None:
         draft.metrics |= {f"{split}_bytes_per_token_{when}": m["bytes_per_token"] for when, m in both.items()}
 
 
-def grow(module: LanguageModel, size: int, first: int, made_of: list[list[int]], config: ExtendConfig) -> None:
+def grow(
+    module: LanguageModel, size: int, first: int, made_of: list[list[int]], initialise: Initialise, seed: int
+) -> None:
     """Give the model a vocabulary of `size`; the rows from `first` on are those of the new tokens.
 
     Args:
-        made_of: for each new token, the old ids that it stands for.
+        made_of: for each new token, the old ids that it stands for; drawn at random, it may stand for none.
 
     Raises:
         FoundlingError: a quantized output layer.
     """
     size = max(size, module.config.vocab_size)  # published models have rows to spare
     with torch.no_grad():
-        rows = _grown(module.embedding.weight, size, first, made_of, config, "embedding")
+        grown = partial(_grown, size=size, first=first, made_of=made_of, initialise=initialise, seed=seed)
+        rows = grown(module.embedding.weight, name="embedding")
         module.embedding = nn.Embedding.from_pretrained(rows, freeze=False)
         if module.output is not None:
             if type(module.output) is not nn.Linear:
                 raise FoundlingError("the model's output layer is quantized", "its vocabulary cannot grow")
-            module.output.weight = nn.Parameter(_grown(module.output.weight, size, first, made_of, config, "output"))
+            module.output.weight = nn.Parameter(grown(module.output.weight, name="output"))
             module.output.out_features = size
         biases = [part for part in (module.output, module.output_bias) if part is not None and part.bias is not None]
         for part in biases:
@@ -69,13 +74,13 @@ def grow(module: LanguageModel, size: int, first: int, made_of: list[list[int]],
     module.config = module.config.model_copy(update={"vocab_size": size})
 
 
-def _grown(weight: Tensor, size: int, first: int, made_of: list[list[int]], config: ExtendConfig, name: str) -> Tensor:
+def _grown(
+    weight: Tensor, *, size: int, first: int, made_of: list[list[int]], initialise: Initialise, seed: int, name: str
+) -> Tensor:
     """(size, dim) the old rows, then the new ones."""
     old = weight.float().numpy()
     grown = np.zeros((size, old.shape[1]), np.float32)
     grown[: len(old)] = old
-    new = initial_rows(old, made_of)
-    if config.initialise == "random":
-        new = numpy_rng(config.seed, "extend", name).normal(0.0, old.std(), new.shape)
-    grown[first : first + len(new)] = new
+    drawn = numpy_rng(seed, "extend", name).normal(0.0, old.std(), (len(made_of), old.shape[1]))
+    grown[first : first + len(made_of)] = drawn if initialise == "random" else initial_rows(old, made_of)
     return torch.from_numpy(grown).to(weight.dtype)

@@ -110,6 +110,18 @@ class Tokenizer:
         """`encode` of each text (`special=False`), on all cores."""
         return [e.ids for e in self._literal.encode_batch_fast(list(texts), add_special_tokens=False)]
 
+    def encode_framed(self, texts: Sequence[str], longest: int | None = None) -> list[list[int]]:
+        """`encode_batch` with what the tokenizer's own template puts around a text ([CLS] and [SEP], <s>, or nothing).
+
+        Args:
+            longest: a longer text loses its end, so that with its frame it has this many ids.
+        """
+        encodings = self._literal.encode_batch(list(texts), add_special_tokens=False)
+        if longest is not None:
+            for encoding in encodings:
+                encoding.truncate(max(0, longest - self._literal.num_special_tokens_to_add(is_pair=False)))
+        return [self._literal.post_process(encoding).ids for encoding in encodings]
+
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """Text of `ids`; bytes that are not UTF-8 become U+FFFD."""
         return self.fast.decode(list(ids), skip_special_tokens=skip_special)

@@ -20,6 +20,7 @@ class Batch:
         segments: (rows, time) int64, or None: tokens attend only within equal segments; -1 is padding.
         extra: whatever else the objective needs, by name; (rows, ...) each.
         sources: per row, the documents it came from: for error messages.
+        reads: positions that the model reads, where they are not those of `tokens` alone.
     """
 
     tokens: Tensor
@@ -28,11 +29,16 @@ class Batch:
     segments: Tensor | None = None
     extra: dict[str, Tensor] = field(default_factory=dict)
     sources: list[str] = field(default_factory=list)
+    reads: int | None = None
 
     @property
     def rows(self) -> int:
         """Number of rows."""
         return self.tokens.shape[0]
+
+    def read(self) -> int:
+        """How many positions the model reads, padding included."""
+        return self.tokens.numel() if self.reads is None else self.reads
 
     def scored(self) -> float:
         """The summed weight of the targets: what the loss is divided by."""

@@ -15,6 +15,7 @@ from foundling.models.checkpoint import load_module
 from foundling.models.language_model import LanguageModel
 from foundling.models.presets import preset
 from foundling.models.quantized import refuse_to_train_compressed
+from foundling.tokenization.extend import grow
 from foundling.tokenization.tokenizer import Tokenizer
 from foundling.training.bits_per_byte import HeldOut
 from foundling.training.config import PretrainConfig
@@ -54,7 +55,7 @@ def prepare(config: PretrainConfig, tokens: Path, base: Path | None) -> Preparat
         FoundlingError: too little text, or a base model of another vocabulary.
     """
     of_tokens = Tokenizer.load(tokens)
-    tokenizer = with_special_tokens(of_tokens, special_tokens(config))
+    tokenizer = with_special_tokens(Tokenizer.load(base or tokens), special_tokens(config))
     train = TokenSplit(tokens, "train", planned_rows=config.steps * config.batch_size)
     validation = TokenSplit(tokens, "validation")
     module = start(config, base, of_tokens, tokenizer)
@@ -66,7 +67,10 @@ def prepare(config: PretrainConfig, tokens: Path, base: Path | None) -> Preparat
 
 
 def start(config: PretrainConfig, base: Path | None, of_tokens: Tokenizer, tokenizer: Tokenizer) -> LanguageModel:
-    """The model to train: a preset with random weights, or the base model, if its tokenizer made the tokens."""
+    """The model to train: a preset with random weights, or the base model, if its tokenizer made the tokens.
+
+    A base model gets rows for control tokens that the objective needs, and sees both ways if the objective does.
+    """
     if base is None:
         positions = max(2048, config.context)
         shape = preset(config.preset, vocab_size=tokenizer.vocab_size, max_positions=positions)
@@ -82,12 +86,19 @@ def start(config: PretrainConfig, base: Path | None, of_tokens: Tokenizer, token
     if Tokenizer.load(base).encode(PROBE) != of_tokens.encode(PROBE):
         what = "the tokens were made with another tokenizer than the base model's"
         raise FoundlingError(what, fix="Tokenize the corpus with the base as the `tokenizer` input")
-    if module.config.vocab_size < tokenizer.vocab_size:
-        what = f"the base model has a vocabulary of {module.config.vocab_size}, and {tokenizer.vocab_size} are needed"
-        raise FoundlingError(what, f"objective {config.objective!r} uses control tokens that the base does not have")
-    if config.objective in BOTH_WAYS and module.config.causal:
-        raise FoundlingError(f"objective {config.objective!r} needs a model that sees both ways", "the base is causal")
-    return module
+    known = Tokenizer.load(base).vocab_size
+    if tokenizer.vocab_size > known:
+        unlike_any: list[list[int]] = [[]] * (tokenizer.vocab_size - known)
+        grow(module, tokenizer.vocab_size, known, unlike_any, "random", config.seed)
+    return _both_ways(module) if config.objective in BOTH_WAYS and module.config.causal else module
+
+
+def _both_ways(module: LanguageModel) -> LanguageModel:
+    """The model's weights with attention in both directions."""
+    with torch.device("meta"):
+        encoder = LanguageModel(seeing_both_ways(module.config))
+    encoder.load_state_dict(module.state_dict(keep_vars=True), assign=True)
+    return encoder.requires_grad_(True)
 
 
 class OwnLoss:

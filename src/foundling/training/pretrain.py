@@ -23,7 +23,7 @@ from foundling.training.launch import together
 from foundling.training.model_card import model_card
 from foundling.training.objective import Objective
 from foundling.training.objectives.causal import Causal
-from foundling.training.objectives.choices import special_tokens
+from foundling.training.objectives.choices import BOTH_WAYS, special_tokens
 from foundling.training.prefetch import Prefetched
 from foundling.training.preparation import Preparation, prepare
 from foundling.training.trainer import Trainer, TrainingSummary
@@ -59,7 +59,7 @@ def build_pretrained(config: PretrainConfig, inputs: Inputs, draft: Draft, sampl
     draft.metrics |= scores(summary, parts)
     draft.timings |= {"tokens_per_s": summary.tokens_per_s, "mfu": summary.mfu, "training_seconds": summary.seconds}
     write_model(parts.module, tokens.path, draft, log, card=_card(config, draft, inputs))
-    if special_tokens(config):
+    if special_tokens(config) or base:  # the base's may have tokens that the text's lacks
         parts.tokenizer.save(draft.path)
 
 
@@ -67,6 +67,8 @@ def _alone(
     config: PretrainConfig, parts: Preparation, draft: Draft, log: Path, tokens: Artifact, sample: SampleTexts | None
 ) -> TrainingSummary:
     kept = draft.scratch / KEPT
+    if not parts.module.config.causal:  # it does not continue texts
+        sample = None
     summary = Trainer(
         parts.module.to(device()),
         Prefetched(parts.objective),
@@ -144,10 +146,12 @@ def _card(config: PretrainConfig, draft: Draft, inputs: Inputs) -> str:
     about = (
         "continued from a base model" if base else f"the architecture `{config.preset}`, trained from random weights"
     )
+    does = "It continues text; it has not been taught to follow instructions."
+    if config.objective in BOTH_WAYS:
+        does = "It sees a text from both sides and fills in hidden tokens; it does not continue texts."
     return model_card(
         "Base language model",
-        f"A decoder of {metrics['parameters']:,} parameters, {about} on {metrics['tokens']:,} tokens. "
-        "It continues text; it has not been taught to follow instructions.",
+        f"A model of {metrics['parameters']:,} parameters, {about} on {metrics['tokens']:,} tokens. {does}",
         inputs=inputs,
         recipe=json.loads(config.model_dump_json()),
         results={_CAPTIONS[next(iter(own))]: results},

@@ -207,7 +207,7 @@ class Trainer:
         self.state.step = step + 1
         self.state.recent = [*self.state.recent, loss][-RECENT:]
         self.state.metrics = metrics
-        report = StepReport(step, loss, norm, factor, batch.tokens.numel(), metrics)
+        report = StepReport(step, loss, norm, factor, batch.read(), metrics)
         self.monitor.end_step(report, last=self.state.step == self.config.steps)
         return report
 

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from foundling.core.errors import FoundlingError
+from foundling.inference.model import load
 from foundling.models.checkpoint import load_module
 from foundling.models.context import Context
 from foundling.models.locate import locate
@@ -51,7 +52,7 @@ def test_minilm_embeddings_equal_sentence_transformers_recipe() -> None:
     needs("all-minilm-l6-v2")
     directory = locate("all-minilm-l6-v2")
     module, pooling = load_module(directory), read_pooling(directory)
-    assert (pooling.first, pooling.normalize, pooling.max_tokens) == (False, True, 256)
+    assert (pooling.mode, pooling.normalize, pooling.max_tokens) == ("mean", True, 256)
     batch = AutoTokenizer.from_pretrained(directory)(TEXTS, padding=True, return_tensors="pt")
     reference = AutoModel.from_pretrained(directory, dtype=torch.float32)
     states = reference(**batch).last_hidden_state
@@ -60,6 +61,8 @@ def test_minilm_embeddings_equal_sentence_transformers_recipe() -> None:
     real = batch["attention_mask"] == 1
     ours = pool(module.hidden(batch["input_ids"], Context.packed(torch.where(real, 0, -1))), real, pooling)
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=0)
+    engine = load("all-minilm-l6-v2")  # what `/v1/embeddings` answers: [CLS] and [SEP] around each text
+    torch.testing.assert_close(torch.from_numpy(engine.embed(TEXTS)), expected, atol=1e-5, rtol=0)
     similarity = ours @ ours.T
     assert similarity[0, 1] > 0.4 > similarity[0, 2]
 

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from foundling.core.errors import FoundlingError
 from foundling.inference.engine import Engine, Request, SamplingParams
+from foundling.models.build import build
+from foundling.models.config import AttentionConfig, MLPConfig, ModelConfig, RopeConfig, uniform_blocks
 from foundling.models.language_model import LanguageModel
 from foundling.tokenization.tokenizer import Tokenizer
 
@@ -237,6 +239,18 @@ def test_embeddings_do_not_depend_on_padding(module: LanguageModel, tokenizer: T
     assert together.shape == (3, 32)
     assert together[0] == pytest.approx(alone[0], abs=1e-5)
     assert (together**2).sum(1) == pytest.approx([1, 1, 1], abs=1e-5)
+
+
+def test_a_model_that_sees_both_ways_only_embeds(tokenizer: Tokenizer) -> None:
+    """Guards encoders: they must refuse to continue or score a text (a server went down of it), and embed."""
+    mixer = AttentionConfig(n_heads=2, n_kv_heads=2, head_dim=16, rope=RopeConfig(), causal=False)
+    blocks = uniform_blocks(1, mixer, MLPConfig(hidden=32))
+    config = ModelConfig(family="foundling", vocab_size=tokenizer.vocab_size, dim=32, blocks=blocks)
+    engine = Engine(build(config, 0), tokenizer)
+    for use in (lambda: engine.generate([Request([1, 2], GREEDY)]), lambda: engine.score([([1], [2])])):
+        with pytest.raises(FoundlingError, match="sees both ways"):
+            use()
+    assert engine.embed(["some text"]).shape == (1, 32)
 
 
 def test_presence_and_frequency_penalties_count_the_answer_only(module: LanguageModel) -> None:

@@ -25,6 +25,7 @@ STAGES = {
     "RewardConfig": "foundling.post_training.reward_model:build_reward_model",
     "ReinforceConfig": "foundling.post_training.reinforce:build_reinforced",
     "ClassifyConfig": "foundling.post_training.classify:build_classifier",
+    "ContrastConfig": "foundling.post_training.contrast:build_embedder",
 }
 SMALL = {"context": 96, "precision": "fp32", "log_every": 1, "batch_size": 4}
 

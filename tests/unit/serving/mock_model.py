@@ -13,6 +13,7 @@ from tokenizers import decoders, models, pre_tokenizers, processors
 from foundling.core.errors import FoundlingError
 from foundling.inference.requests import Event, Request
 from foundling.inference.stats import Stats
+from foundling.models.pooling import PoolingConfig
 from foundling.tokenization.chat import CHATML
 from foundling.tokenization.tokenizer import Tokenizer
 
@@ -47,6 +48,7 @@ class MockEngine:
     ending: str | None = None
     special: bool = False
     adapters: list[str] = field(default_factory=list)
+    pooling: PoolingConfig = field(default_factory=PoolingConfig)
     embedded: list[int] = field(default_factory=list)  # how many texts each call had
     go: threading.Event = field(default_factory=threading.Event)
 

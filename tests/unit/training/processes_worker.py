@@ -10,12 +10,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from torch.distributed.checkpoint import HuggingFaceStorageWriter
 
 from foundling.models.build import build
 from foundling.models.config import AttentionConfig, MLPConfig, ModelConfig, NormConfig, RopeConfig, uniform_blocks
 from foundling.training.config import TrainingConfig
+from foundling.training.objective import Objective
 from foundling.training.objectives.causal import Causal
+from foundling.training.objectives.contrastive import Contrastive, Embedder, Pair
 from foundling.training.token_files import TokenSplit
 from foundling.training.trainer import Trainer
 
@@ -67,18 +70,37 @@ class FullDisk(Causal):
         return super().batch(step)
 
 
+class Halves:
+    """The two halves of a document's first tokens; every second pair has a negative, every tenth a text of another."""
+
+    def __init__(self, split: TokenSplit) -> None:
+        self.documents = [split.document(number).tolist() for number in range(24)]
+
+    def __len__(self) -> int:
+        return len(self.documents)
+
+    def __getitem__(self, index: int) -> Pair:
+        number = index % len(self)
+        document, other = self.documents[number], self.documents[number - 1]
+        query = self.documents[0][:4] if number % 10 == 0 else document[:4]
+        return Pair(query, document[4:10], str(number), (other[2:7],) if number % 2 else ())
+
+
 def main(tokens: str, out: str, runs: str) -> None:
     """Make every run of `runs`, {name: settings} as JSON, one after the other, in the folder `out`/name."""
     split = TokenSplit(Path(tokens), "train")
     for name, settings in json.loads(runs).items():
         folder = Path(out) / name
         folder.mkdir(parents=True, exist_ok=True)
-        kill, full = settings.pop("kill", -1), settings.pop("full", -1)
+        kill, full, contrast = settings.pop("kill", -1), settings.pop("full", -1), settings.pop("contrast", False)
         config = TrainingConfig(**settings)
         arguments = (split, config.context, config.batch_size, config.seed)
-        objective: Causal = KillOnce(*arguments, mark=folder / "killed", step=kill)
+        objective: Objective = KillOnce(*arguments, mark=folder / "killed", step=kill)
         objective = FullDisk(*arguments, step=full) if full >= 0 else objective
-        module = build(shape(split.vocab_size), 0, zero_outputs=False)
+        module: nn.Module = build(shape(split.vocab_size), 0, zero_outputs=False)
+        if contrast:
+            objective = Contrastive(Halves(split), *arguments[1:], pad_id=0, negatives=1)
+            module = Embedder(module)
         log = folder / f"log{os.environ.get('RANK', '0')}.log.jsonl"
         Trainer(module, objective, config, folder / "scratch", log=log).fit()
 

@@ -83,6 +83,15 @@ def test_same_losses_as_one_process(processes: int, name: str, alone: dict, toge
     assert norms == pytest.approx([line["grad_norm"] for line in reference], rel=1e-3)
 
 
+def test_contrast_is_with_the_pairs_of_all_processes(tmp_path: Path) -> None:
+    """Two processes with four pairs each must learn what one learns from eight: negatives and equal texts included."""
+    options: dict[str, object] = {"contrast": True, "optimizer": "adamw"}
+    one, two = (train(tmp_path / str(n), n, {"run": dict(options)})["run"] for n in (1, 2))
+    assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], abs=1e-5)
+    assert [line["grad_norm"] for line in two] == pytest.approx([line["grad_norm"] for line in one], rel=1e-3)
+    assert one[-1]["loss"] < one[0]["loss"] - 0.3
+
+
 @pytest.mark.parametrize(
     ("before", "spread", "after", "then"),
     [(2, {"shard": 2}, 1, {}), (4, {"shard": 2, "tensor": 2}, 2, {"tensor": 2}), (1, {}, 2, {"shard": 2})],

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from foundling.core.errors import FoundlingError
 from foundling.models.config import AttentionConfig, ModelConfig
 from foundling.tokenization.tokenizer import Tokenizer
 from foundling.training.config import ObjectiveName, PretrainConfig
@@ -45,10 +46,16 @@ def with_special_tokens(tokenizer: Tokenizer, names: tuple[str, ...]) -> Tokeniz
 
 
 def seeing_both_ways(model: ModelConfig) -> ModelConfig:
-    """The same architecture with attention in both directions, as an encoder; kept as a `foundling` model."""
+    """The same architecture with attention in both directions, as an encoder; kept as a `foundling` model.
+
+    Raises:
+        FoundlingError: a layer that is not attention.
+    """
     blocks = []
-    for block in model.blocks:
-        assert isinstance(block.mixer, AttentionConfig), "only attention can look both ways"
+    for number, block in enumerate(model.blocks):
+        if not isinstance(block.mixer, AttentionConfig):
+            what = f"this objective needs a model that sees both ways, and layer {number} is {block.mixer.kind}"
+            raise FoundlingError(what, "only attention can look both ways", "Choose a preset of attention alone")
         blocks.append(block.model_copy(update={"mixer": block.mixer.model_copy(update={"causal": False})}))
     return model.model_copy(update={"family": "foundling", "blocks": tuple(blocks)})
 

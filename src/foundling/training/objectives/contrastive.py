@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_gather
 from torch.nn import functional
 
-from foundling.core.rng import numpy_rng
+from foundling.core.rng import numpy_rng, seed_for
+from foundling.models.context import Context
+from foundling.models.pooling import PoolingConfig, pool
 from foundling.training.batch import Batch
 from foundling.training.objective import LossSum
 from foundling.training.order import Permutation
@@ -25,15 +27,20 @@ MAX_SCALE = math.log(100.0)  # of the learned inverse temperature, as in CLIP (R
 
 @dataclass(frozen=True)
 class Pair:
-    """Two token sequences that belong together, and where they come from."""
+    """Two token sequences that belong together, and where they come from; perhaps others that do not belong to them.
+
+    Attributes:
+        negatives: passages that look right for the query and are not ("hard negatives").
+    """
 
     query: Sequence[int]
     passage: Sequence[int]
     source: str
+    negatives: tuple[Sequence[int], ...] = ()
 
 
 class Pairs(Protocol):
-    """Pairs by number: `len(pairs)` and `pairs[n]`."""
+    """Pairs by number: `len(pairs)` and `pairs[n]`, where n runs on in later epochs."""
 
     def __len__(self) -> int: ...
 
@@ -63,72 +70,120 @@ class Crops:
 
 
 class Embedder(nn.Module):
-    """A language model whose mean hidden state is a text's embedding, with the learned inverse temperature."""
+    """A language model whose pooled hidden states are a text's embedding, with the learned inverse temperature."""
 
-    def __init__(self, model: nn.Module, temperature: float = 0.05) -> None:
+    def __init__(self, model: nn.Module, temperature: float = 0.05, pooling: PoolingConfig | None = None) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.pooling = model, pooling or PoolingConfig()
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / temperature)))
 
     def embed(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """tokens (rows, time), mask (rows, time) True on text -> (rows, dim) float32 of length one."""
-        hidden = self.model.hidden(tokens).float()  # type: ignore[operator]
-        mean = (hidden * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
-        return functional.normalize(mean, dim=-1)
+        """tokens (rows, time), mask (rows, time) not 0 on text, which comes first -> (rows, dim) float32, pooled."""
+        real = mask != 0
+        hidden = self.model.hidden(tokens, Context.packed(torch.where(real, 0, -1)))  # type: ignore[operator]
+        return pool(hidden.float(), real, self.pooling)
 
 
 class Contrastive:
     """InfoNCE over the pairs of a batch, both ways (van den Oord et al. 2018; SimCSE, Gao et al. 2021).
 
-    Every other passage of the batch, on all processes, is a negative. So the loss of a pair depends on what it is
-    batched with: micro-batches are exempt from the rule that parts add up.
+    Every other passage of the batch, on all processes, is a negative, and so are the pairs' own `negatives`; but not
+    another passage of the same query, nor an equal text. So the loss of a pair depends on what it is batched with:
+    micro-batches are exempt from the rule that parts add up.
 
     Args:
         pairs: by number. With `Pair(x, x)` and dropout in the model this is unsupervised SimCSE.
         pad_id: fills rows up to the longest.
+        negatives: how many of a pair's own negatives are taken; a pair that has fewer is content with those.
     """
 
-    def __init__(self, pairs: Pairs, context: int, batch_size: int, seed: int, *, pad_id: int) -> None:
+    def __init__(
+        self, pairs: Pairs, context: int, batch_size: int, seed: int, *, pad_id: int, negatives: int = 0
+    ) -> None:
         assert len(pairs) >= 2, "contrast needs at least two pairs"
         self.pairs, self.context, self.batch_size, self.seed, self.pad_id = pairs, context, batch_size, seed, pad_id
+        self.negatives = negatives
 
     def batch(self, step: int, model: nn.Module | None = None) -> Batch:
-        """Queries as `tokens` and passages as `targets`, both (rows, time); every epoch in another order."""
+        """Queries as `tokens` and passages as `targets`, both (rows, time); every epoch in another order.
+
+        extra: `passage_mask`; `query_id`, `passage_id` (rows,), equal for equal texts; and with negatives
+        `negatives`, `negatives_mask` (rows, negatives, time) and `negatives_there` (rows, negatives).
+        """
         numbers = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
         epochs = numbers // len(self.pairs)
-        order = {e: Permutation(len(self.pairs), self.seed, "pairs", e) for e in np.unique(epochs)}
-        chosen = [
-            self.pairs[int(order[e][np.array([n % len(self.pairs)])][0])] for n, e in zip(numbers, epochs, strict=True)
-        ]
+        chosen = []
+        for epoch in np.unique(epochs):
+            order = Permutation(len(self.pairs), self.seed, "pairs", epoch)
+            places = order[numbers[epochs == epoch] % len(self.pairs)]
+            chosen += [self.pairs[int(epoch) * len(self.pairs) + int(place)] for place in places]
         queries, query_mask = self._padded([pair.query for pair in chosen])
         passages, passage_mask = self._padded([pair.passage for pair in chosen])
         extra = {"passage_mask": passage_mask}
-        return Batch(queries, passages, query_mask, extra=extra, sources=[pair.source for pair in chosen])
+        extra |= {"query_id": _ids([pair.query for pair in chosen])}
+        extra |= {"passage_id": _ids([pair.passage for pair in chosen])}
+        if self.negatives:
+            extra |= self._own_negatives([pair.negatives[: self.negatives] for pair in chosen])
+        reads = queries.numel() + passages.numel() + (extra["negatives"].numel() if self.negatives else 0)
+        return Batch(queries, passages, query_mask, extra=extra, sources=[p.source for p in chosen], reads=reads)
 
     def loss(self, model: Any, batch: Batch) -> LossSum:
         """Summed over pairs; metrics: how often the right passage is the nearest."""
+        extra = batch.extra
         queries = model.embed(batch.tokens, batch.loss_mask)
-        passages = model.embed(batch.targets, batch.extra["passage_mask"])
-        all_queries, all_passages, first = _gathered(queries, passages)
+        passages = model.embed(batch.targets, extra["passage_mask"])
+        all_queries, all_passages, first = *_gathered(queries, passages), _first(len(queries))
+        all_ids = _gathered(extra["query_id"], extra["passage_id"])
         scale = model.log_scale.float().clamp(max=MAX_SCALE).exp()
         right = torch.arange(first, first + len(queries), device=queries.device)
-        forward, backward = scale * queries @ all_passages.mT, scale * passages @ all_queries.mT
+        alike = (extra["query_id"][:, None] == all_ids[0]) | (extra["passage_id"][:, None] == all_ids[1])
+        alike[torch.arange(len(right), device=right.device), right] = False
+        forward = (scale * queries @ all_passages.mT).masked_fill(alike, -torch.inf)
+        backward = (scale * passages @ all_queries.mT).masked_fill(alike, -torch.inf)
+        if self.negatives:
+            forward = torch.cat([forward, self._scores_of_negatives(model, extra, scale * queries)], 1)
         loss = functional.cross_entropy(forward, right, reduction="sum")
         loss = (loss + functional.cross_entropy(backward, right, reduction="sum")) / 2
         hits = (forward.argmax(-1) == right).sum()
         return LossSum(loss, len(queries), {"nearest": (hits, len(queries)), "temperature": (1 / scale.detach(), 1)})
 
+    def _own_negatives(self, texts: Sequence[Sequence[Sequence[int]]]) -> dict[str, Tensor]:
+        absent = [self.pad_id]  # a row without text would give no number
+        tokens, mask = self._padded([ids for own in texts for ids in [*own, *[absent] * (self.negatives - len(own))]])
+        shape = (len(texts), self.negatives)
+        there = torch.tensor([[number < len(own) for number in range(self.negatives)] for own in texts])
+        each = {"negatives": tokens.unflatten(0, shape), "negatives_mask": mask.unflatten(0, shape)}
+        return each | {"negatives_there": there.int()}
+
+    def _scores_of_negatives(self, model: Any, extra: dict[str, Tensor], queries: Tensor) -> Tensor:
+        """(rows, negatives of all): every query against every pair's own negatives."""
+        own = model.embed(extra["negatives"].flatten(0, 1), extra["negatives_mask"].flatten(0, 1))
+        negatives, there = _gathered(own, extra["negatives_there"].flatten())
+        return (queries @ negatives.mT).masked_fill(there == 0, -torch.inf)
+
     def _padded(self, texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        length = min(self.context, max(map(len, texts)))
+        length = max(1, min(self.context, max(map(len, texts))))
         tokens, mask = torch.full((len(texts), length), self.pad_id), torch.zeros(len(texts), length)
         for row, text in enumerate(texts):
-            ids = torch.tensor(list(text[:length]))
+            ids = torch.tensor(list(text[:length]), dtype=torch.int64)
             tokens[row, : len(ids)], mask[row, : len(ids)] = ids, 1
         return tokens, mask
 
 
-def _gathered(queries: Tensor, passages: Tensor) -> tuple[Tensor, Tensor, int]:
-    """The embeddings of all processes, differentiable, and where this process's begin."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return queries, passages, 0
-    return torch.cat(all_gather(queries)), torch.cat(all_gather(passages)), dist.get_rank() * len(queries)
+def _ids(texts: Sequence[Sequence[int]]) -> Tensor:
+    """(texts,) int64: a hash of each, equal for equal texts."""
+    return torch.tensor([seed_for("text", *text) for text in texts])
+
+
+def _spread() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _first(rows: int) -> int:
+    """Where this process's rows begin among those of all."""
+    return dist.get_rank() * rows if _spread() else 0
+
+
+def _gathered(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The rows of all processes, differentiable."""
+    return tuple(torch.cat(all_gather(tensor)) for tensor in tensors) if _spread() else tensors

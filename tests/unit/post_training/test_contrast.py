@@ -1,0 +1,116 @@
+"""Embeddings from pairs: they find what belongs together, other tools read them, and rows are refused by line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from foundling.core.errors import FoundlingError
+from foundling.inference.model import load
+from foundling.models.pooling import read_pooling
+from foundling.post_training.contrast import Texts, bm25, ranked
+
+from .tiny_chat import hashes, make_directory, run
+
+WORDS = ["sum", "words", "square", "even", "numbers", "xs", "for", "in", "of", "the"]
+ROWS = [
+    {"query": f"{a} {b}", "passage": f"{b} and {a}, {number}", "negatives": [f"{a} and nothing"]}
+    for number, (a, b) in enumerate((a, b) for a in WORDS for b in WORDS if a != b)
+]
+FAST = {"steps": 60, "batch_size": 24, "learning_rate": 3e-3, "optimizer": "adamw", "held_out": 0.25, "context": 32}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_directory(tmp_path_factory.mktemp("tiny-chat"))
+
+
+def write(path: Path, rows: list[Any]) -> tuple[str, ...]:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return (str(path),)
+
+
+@pytest.mark.parametrize("fields", [{}, {"adapter": {"rank": 4}, "pooling": "lasttoken"}])
+def test_it_learns_what_belongs_together(base: Path, tmp_path: Path, fields: dict[str, Any]) -> None:
+    """Guards the stage: held-out queries must find their passages, and the directory must embed as it was trained."""
+    made = run("ContrastConfig", base, tmp_path, data=write(tmp_path / "rows.jsonl", ROWS), **FAST, **fields)
+    found = made.metrics
+    assert found["mrr"] > 2 * found["mrr_before"] and found["recall_at_1_low"] < found["recall_at_1"]
+    pooling = read_pooling(made.path)
+    assert (pooling.mode, pooling.max_tokens) == (fields.get("pooling", "mean"), 32)
+    model = load(made.path)
+    query, passages = model.embed(["sum words"]), model.embed([row["passage"] for row in ROWS])
+    assert "sum" in ROWS[int((passages @ query[0]).argmax())]["passage"]
+
+
+def test_transformers_gives_the_same_vectors(base: Path, tmp_path: Path) -> None:
+    """Guards the file's form: what sentence-transformers would do with it, step by step."""
+    transformers = pytest.importorskip("transformers", reason="compares with transformers")
+    made = run("ContrastConfig", base, tmp_path, data=write(tmp_path / "rows.jsonl", ROWS), **FAST | {"steps": 2})
+    modules = json.loads((made.path / "modules.json").read_text())
+    assert [(part["path"], part["type"].rpartition(".")[2]) for part in modules] == [
+        ("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize"),
+    ]  # fmt: skip
+    assert all((made.path / part["path"]).is_dir() for part in modules)
+    longest = json.loads((made.path / "sentence_bert_config.json").read_text())["max_seq_length"]
+    texts = ["the sum of words", "even " * 60]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(made.path)
+    theirs = transformers.AutoModel.from_pretrained(made.path).eval()
+    for text, ours in zip(texts, load(made.path).embed(texts), strict=True):
+        batch = tokenizer(text, truncation=True, max_length=longest, return_tensors="pt")
+        with torch.inference_mode():
+            mean = theirs(**batch).last_hidden_state[0].mean(0)
+        np.testing.assert_allclose(ours, (mean / mean.norm()).numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("fields", [{}, {"single": "dropout", "dropout": 0.1}])
+def test_single_texts_and_the_same_result_again(base: Path, tmp_path: Path, fields: dict[str, Any]) -> None:
+    """Guards pairs made of one text, and that a run gives the same bytes again."""
+    rows = [{"text": f"{row['query']} {row['passage']} " * 2} for row in ROWS]
+    data = write(tmp_path / "rows.jsonl", rows)
+    first, second = (
+        run("ContrastConfig", base, tmp_path / n, data=data, **FAST | {"steps": 3}, **fields) for n in "ab"
+    )
+    assert first.metrics["pairs"] + first.metrics["held_out"] == len(ROWS)
+    assert first.metrics == second.metrics and hashes(first) == hashes(second)
+
+
+def test_ranks_count_every_right_passage_once() -> None:
+    """Guards the numbers: a query with two passages is one question, and either answers it."""
+    rows = [Texts("q", "a", (), "1"), Texts("q", "b", ("n",), "2"), Texts("r", "c", (), "3")]
+    found = ranked(np.array([[3, 1], [0, 2]]), rows)  # passages: a, b, c, n
+    assert (found["recall_at_1"], found["recall_at_10"], found["mrr"]) == (0.0, 1.0, 0.5)
+    words = [Texts("red fish", "a red fish swims", (), "1"), Texts("blue sky", "the sky is blue", (), "2")]
+    assert bm25(words) == {"recall_at_1_bm25": 1.0, "mrr_bm25": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ([1], "not an object"),
+        ({"query": "a"}, "fields query"),
+        ({"query": "a", "passage": " "}, "empty text"),
+        ({"query": "a", "passage": "a"}, "the same text"),
+        ({"query": "a", "passage": "b", "negatives": [3]}, "no text: 3"),
+        ({"query": "a " * 200, "passage": "b"}, "more than the context of 32"),
+    ],
+)
+def test_bad_rows_are_named(base: Path, tmp_path: Path, row: Any, said: str) -> None:
+    """Guards the door: file and line."""
+    data = write(tmp_path / "rows.jsonl", [*ROWS[:3], row])
+    with pytest.raises(FoundlingError, match=r"rows\.jsonl:4") as caught:
+        run("ContrastConfig", base, tmp_path, data=data, **FAST, too_long="refuse")
+    assert said in str(caught.value)
+
+
+def test_settings_that_would_teach_nothing_are_refused(base: Path, tmp_path: Path) -> None:
+    """Guards against contrast within micro-batches, SimCSE without dropout, and a single row."""
+    data = write(tmp_path / "rows.jsonl", ROWS[:1])
+    for fields, said in [({"micro_batch": 4}, "recompute"), ({"single": "dropout"}, "set dropout"), ({}, "too few")]:
+        with pytest.raises(FoundlingError, match=said):
+            run("ContrastConfig", base, tmp_path, data=data, **FAST, **fields)
