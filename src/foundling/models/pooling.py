@@ -20,6 +20,7 @@ _MODES: dict[str, PoolingMode] = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_lasttoken": "lasttoken",
 }
+UNLIMITED = 10**9  # transformers writes 10^30 where there is no longest text
 _CONFIG, _LENGTH = "1_Pooling/config.json", "sentence_bert_config.json"
 
 
@@ -34,6 +35,8 @@ class PoolingConfig(Config):
 def read_pooling(directory: Path) -> PoolingConfig:
     """The pooling of a directory: the mean, normalised, where no modules.json says otherwise.
 
+    Both forms are read: that of sentence-transformers up to 5, which is written here and which all read, and that of 6.
+
     Raises:
         FoundlingError: for a pooling that is none of ours.
     """
@@ -41,15 +44,19 @@ def read_pooling(directory: Path) -> PoolingConfig:
     if not modules.is_file():
         return PoolingConfig()
     pooling = read_json(directory / _CONFIG)
-    modes = {name for name, on in pooling.items() if name.startswith("pooling_mode_") and on}
-    if len(modes) != 1 or not modes <= _MODES.keys():
+    modes = {_MODES.get(name, name) for name, on in pooling.items() if name.startswith("pooling_mode_") and on}
+    modes |= {str(pooling["pooling_mode"])} if "pooling_mode" in pooling else set()
+    if len(modes) != 1 or not modes <= set(_MODES.values()):
         known = "supported: the mean, the first (CLS) or the last token"
-        raise FoundlingError(f"{directory}: pooling {sorted(modes)} is not supported", known)
-    settings = directory / _LENGTH
-    return PoolingConfig(
-        mode=_MODES[modes.pop()],
-        normalize="models.Normalize" in modules.read_text(encoding="utf-8"),
-        max_tokens=read_json(settings).get("max_seq_length") if settings.is_file() else None,
+        raise FoundlingError(f"{directory}: pooling {', '.join(sorted(modes))} is not supported", known)
+    lengths = [(_LENGTH, "max_seq_length"), ("tokenizer_config.json", "model_max_length")]
+    longest = (read_json(directory / name).get(key) for name, key in lengths if (directory / name).is_file())
+    return PoolingConfig.model_validate(
+        {
+            "mode": modes.pop(),
+            "normalize": '.Normalize"' in modules.read_text(encoding="utf-8"),
+            "max_tokens": next((n for n in longest if n is not None and n < UNLIMITED), None),
+        }
     )
 
 

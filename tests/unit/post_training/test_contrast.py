@@ -12,7 +12,7 @@ import torch
 
 from foundling.core.errors import FoundlingError
 from foundling.inference.model import load
-from foundling.models.pooling import read_pooling
+from foundling.models.pooling import PoolingConfig, read_pooling
 from foundling.post_training.contrast import Texts, bm25, ranked
 
 from .tiny_chat import hashes, make_directory, run
@@ -66,6 +66,24 @@ def test_transformers_gives_the_same_vectors(base: Path, tmp_path: Path) -> None
         with torch.inference_mode():
             mean = theirs(**batch).last_hidden_state[0].mean(0)
         np.testing.assert_allclose(ours, (mean / mean.norm()).numpy(), atol=1e-5)
+
+
+def test_the_form_that_newer_sentence_transformers_write(base: Path, tmp_path: Path) -> None:
+    """Guards directories that release 6 saved: other names of the modules, the pooling as a word, no longest text."""
+    modules = [("Transformer", ""), ("pooling.Pooling", "1_Pooling"), ("normalize.Normalize", "2_Normalize")]
+    parts = [{"path": path, "type": f"sentence_transformers.base.modules.{kind}"} for kind, path in modules]
+    (tmp_path / "1_Pooling").mkdir()
+    for name, content in {
+        "modules.json": parts,
+        "1_Pooling/config.json": {"embedding_dimension": 32, "pooling_mode": "lasttoken", "include_prompt": True},
+        "sentence_bert_config.json": {"transformer_task": "feature-extraction"},
+        "tokenizer_config.json": {"model_max_length": 512},
+    }.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    assert read_pooling(tmp_path) == PoolingConfig(mode="lasttoken", normalize=True, max_tokens=512)
+    (tmp_path / "1_Pooling/config.json").write_text('{"pooling_mode": "max"}')
+    with pytest.raises(FoundlingError, match="pooling max is not supported"):
+        read_pooling(tmp_path)
 
 
 @pytest.mark.parametrize("fields", [{}, {"single": "dropout", "dropout": 0.1}])
