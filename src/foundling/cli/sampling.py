@@ -43,8 +43,10 @@ def sample_explain(
     from foundling.inference.explain import explain
     from foundling.inference.model import load
     from foundling.inference.parameters import SamplingParams
+    from foundling.models.language_model import require_left_to_right
 
     loaded = load(model, store=Store(store))
+    require_left_to_right(loaded.module.config)
     params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     request = loaded.request(prompt)
     source = [list(request.encoder_ids)] if request.encoder_ids else None

@@ -23,13 +23,16 @@ from foundling.compression.texts import calibration, held_out
 from foundling.core.artifacts import Draft
 from foundling.core.stages import Inputs
 from foundling.core.units import human_bytes
+from foundling.inference.embedding import embed
 from foundling.inference.engine import Engine, Request, SamplingParams
+from foundling.inference.runner import inference_of
 from foundling.models.checkpoint import Parts, load_module, save_module
 from foundling.models.families.translate import config_to_hf, write_json
 from foundling.models.gguf_directory import GGUF_LINK
 from foundling.models.gguf_file import Precision, save_gguf
 from foundling.models.language_model import LanguageModel
 from foundling.models.locate import DRAFT_HEAD
+from foundling.models.pooling import PoolingConfig, read_pooling, write_pooling
 from foundling.tokenization.tokenizer import Tokenizer
 
 COPIED = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
@@ -59,17 +62,27 @@ def build(config: CompressConfig, inputs: Inputs, draft: Draft) -> None:
     report = _report(config, source, draft.path, layers)
     original, compressed = load_module(source), load_module(draft.path)
     report["not_compressed"] = left_alone(original)
-    if texts:
+    if texts and original.config.left_to_right:
         changes = prediction_changes(original, compressed, texts)
         report |= {name: vars(interval) for name, interval in changes.items()}
+    elif texts:
+        report["cosine"] = same_direction(original, compressed, texts)
     report["layers"] = [to_json(layer) for layer in layers]
     draft.file("compression.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     draft.file("README.md").write_text(_card(source, config, report), encoding="utf-8")
     draft.metrics |= {name: value for name, value in report.items() if name not in ("layers", "not_compressed")}
     speeds = {name: speed(one, tokenizer) for name, one in (("original", original), ("compressed", compressed))}
     draft.metrics["memory_bytes"] = memory_bytes(compressed)  # in bfloat16, as `speed` has left it
-    draft.timings["decode_tokens_per_second"] = {name: one["decode"] for name, one in speeds.items()}
+    draft.timings["decode_tokens_per_second"] = {name: one["decode"] for name, one in speeds.items() if one}
     draft.file("timings.json").write_text(json.dumps(speeds, indent=2) + "\n", encoding="utf-8")
+
+
+def same_direction(original: LanguageModel, compressed: LanguageModel, texts: list[list[int]]) -> float:
+    """The mean cosine between a text's vector before and after, for models that are asked for those."""
+    pooling = PoolingConfig()
+    with inference_of(original), inference_of(compressed):
+        before, after = (embed(module, texts, pooling) for module in (original, compressed))
+    return float((before * after).sum(1).mean())
 
 
 def write_compressed(module: LanguageModel, config: CompressConfig, source: Path, target: Path) -> None:
@@ -80,9 +93,16 @@ def write_compressed(module: LanguageModel, config: CompressConfig, source: Path
         save_gguf(module, source, target / GGUF_LINK, gguf_precision(config))
     else:
         save_module(module, target)
+    copy_files(source, target, module.config.dim)
+
+
+def copy_files(source: Path, target: Path, dim: int) -> None:
+    """What a model's directory has beside config and weights: the tokenizer, and how texts become vectors."""
     for name in COPIED:
         if (source / name).is_file() and not (target / name).exists():
             shutil.copyfile(source / name, target / name)
+    if (source / "modules.json").is_file():
+        write_pooling(target, read_pooling(source), dim)
 
 
 def gguf_precision(config: CompressConfig) -> Precision:
@@ -97,8 +117,12 @@ def gguf_precision(config: CompressConfig) -> Precision:
 def speed(module: LanguageModel, tokenizer: Tokenizer) -> dict[str, float]:
     """Tokens per second of one sequence, `prefill` and greedy `decode`, in bfloat16, after a turn to warm up.
 
-    In bfloat16 for all, so that what is compared is the weights and not the precision of the rest.
+    In bfloat16 for all, so that what is compared is the weights and not the precision of the rest. An encoder is not
+    measured.
     """
+    if not module.config.left_to_right:
+        module.to(torch.bfloat16)
+        return {}
     engine = Engine(module.to(torch.bfloat16), tokenizer, max_batch=1)
     longest = module.config.max_positions - 1
     prompt, length = [tokenizer.eot_id] * min(PREFILLED_TOKENS, longest - 1), min(DECODED_TOKENS, longest)

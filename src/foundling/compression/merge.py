@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-
 import torch
 from torch import Tensor
 
-from foundling.compression.compress import COPIED
+from foundling.compression.compress import copy_files
 from foundling.compression.merge_config import MergeConfig
 from foundling.core.artifacts import Artifact, Draft
 from foundling.core.errors import FoundlingError
@@ -38,9 +36,7 @@ def build(config: MergeConfig, inputs: Inputs, draft: Draft) -> None:
     sums = _summed(merged, given, weights, base)
     merged.load_state_dict({name: value.to(merged.state_dict()[name].dtype) for name, value in sums.items()})
     save_module(merged, draft.path)
-    for name in COPIED:
-        if (given[0].path / name).is_file() and not (draft.path / name).exists():
-            shutil.copyfile(given[0].path / name, draft.path / name)
+    copy_files(given[0].path, draft.path, merged.config.dim)
     parts = " + ".join(f"{weight:.3g} x {one.key}" for weight, one in zip(weights, given, strict=True))
     text = f"# Merged model\n\n{config.method}: {parts}{f' on the base {base.key}' if base else ''}.\n"
     draft.file("README.md").write_text(text, encoding="utf-8")

@@ -39,7 +39,7 @@ from foundling.inference.stepper import Stepper
 from foundling.inference.structured.grammar import BadGrammar, Grammar
 from foundling.inference.structured.matcher import MatcherFactory
 from foundling.inference.text import StopText
-from foundling.models.language_model import LanguageModel
+from foundling.models.language_model import LanguageModel, require_left_to_right
 from foundling.models.pooling import PoolingConfig
 from foundling.tokenization.tokenizer import Tokenizer
 
@@ -149,7 +149,7 @@ class Engine:
                 the last bit whether or not they were scored before.
             adapter: which of the engine's adapters scores; None: the model itself.
         """
-        self._require_left_to_right()
+        require_left_to_right(self.module.config)
         self._require(adapter)
         checked = [self._checked(context, continuation) for context, continuation in pairs]
         groups, rest = plan(checked) if adapter is None and suits(self.runner) else ([], list(range(len(pairs))))
@@ -265,7 +265,7 @@ class Engine:
 
     def _enqueue(self, request: Request, request_id: Any, stream: bool) -> list[Generation]:
         params, prompt = request.params, list(request.prompt_ids)
-        self._require_left_to_right()
+        require_left_to_right(self.module.config)
         check_prompt(prompt, self.module.embedding.num_embeddings, self.longest)
         self._require(request.adapter)
         self._check_source(request)
@@ -301,14 +301,6 @@ class Engine:
             self._stepper.generations[one.sequence.id] = one
             self.scheduler.add(one.sequence)
         return made
-
-    def _require_left_to_right(self) -> None:
-        config = self.module.config
-        if config.head.kind == "labels":
-            raise FoundlingError("a reward model or a classifier gives scores, not text", fix="Name a language model")
-        if config.head.kind == "none" or not config.causal:
-            what = f"this {config.family} model does not continue texts: it sees both ways, and gives embeddings"
-            raise FoundlingError(what, fix="Name a causal language model")
 
     def _require(self, adapter: str | None) -> None:
         if adapter is not None:

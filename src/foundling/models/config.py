@@ -179,6 +179,11 @@ class ModelConfig(Config):
         return all(not isinstance(block.mixer, AttentionConfig) or block.mixer.causal for block in self.blocks)
 
     @property
+    def left_to_right(self) -> bool:
+        """Whether it continues texts: a causal stack with a head over the vocabulary."""
+        return self.causal and self.head.kind in ("lm", "mlm")
+
+    @property
     def llama_shaped(self) -> bool:
         """Whether there is nothing in it that Llama, Mistral, Qwen2 or Qwen3 lack: what a fused decoder may rely on."""
         plain = (self.embedding, self.head, self.final_norm) == (EmbeddingConfig(), HeadConfig(), True)

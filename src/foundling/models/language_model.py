@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from foundling.core.errors import FoundlingError
 from foundling.models.config import BlockConfig, EncoderConfig, ModelConfig, RelativeBiasConfig
 from foundling.models.context import Context, Encoded
 from foundling.models.layers.block import Block
@@ -124,6 +125,19 @@ class Encoder(nn.Module):
             x = block(x, ctx)
         out: Tensor = self.norm(x)
         return out
+
+
+def require_left_to_right(config: ModelConfig) -> None:
+    """Refuse a model that cannot continue a text: an encoder, or one whose head gives scores.
+
+    Raises:
+        FoundlingError: it sees both ways, or has no head over the vocabulary.
+    """
+    if config.head.kind == "labels":
+        raise FoundlingError("a reward model or a classifier gives scores, not text", fix="Name a language model")
+    if not config.left_to_right:
+        what = f"this {config.family} model does not continue texts: it sees both ways"
+        raise FoundlingError(what, "it gives embeddings and fills in", "Name a causal language model")
 
 
 def _relative_bias(config: RelativeBiasConfig | None, blocks: tuple[BlockConfig, ...]) -> RelativeBias | None:

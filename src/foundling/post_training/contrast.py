@@ -85,7 +85,7 @@ def build_embedder(config: ContrastConfig, inputs: Inputs, draft: Draft) -> None
         FoundlingError: rows without a pair, too few of them, an encoder-decoder, or what the loop refuses.
     """
     base = inputs["base"]
-    module, tokenizer = load_base(base)
+    module, tokenizer = load_base(base, encoders=True)
     if module.encoder is not None:
         raise FoundlingError(f"a {module.config.family} model is an encoder-decoder", "`contrast` trains one stack")
     counts: Counter[str] = Counter()

@@ -15,7 +15,7 @@ from foundling.models.adapter_files import save_adapter
 from foundling.models.adapters import attach, merge
 from foundling.models.checkpoint import load_module, save_module
 from foundling.models.config import ModelConfig
-from foundling.models.language_model import LanguageModel
+from foundling.models.language_model import LanguageModel, require_left_to_right
 from foundling.models.quantized import refuse_to_train_compressed
 from foundling.post_training.config import TuningConfig
 from foundling.tokenization.tokenizer import Tokenizer
@@ -27,14 +27,19 @@ LOG = "training.log.jsonl"
 ADAPTER = "adapter"  # folder of the tuned model's directory that holds the adapter by itself
 
 
-def load_base(base: Artifact) -> tuple[LanguageModel, Tokenizer]:
+def load_base(base: Artifact, *, encoders: bool = False) -> tuple[LanguageModel, Tokenizer]:
     """The base model as it is. Its own answers are sampled before `prepare`: a plain model is the fastest.
 
+    Args:
+        encoders: models that see both ways are welcome, too.
+
     Raises:
-        FoundlingError: the tokenizer is another model's.
+        FoundlingError: the tokenizer is another model's, or the model does not continue texts.
     """
     module, tokenizer = load_module(base.path).to(device()), Tokenizer.load(base.path)
     tokenizer.require_fits(module.config.vocab_size, base.path)
+    if not encoders:
+        require_left_to_right(module.config)
     return module, tokenizer
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from foundling.core.errors import FoundlingError
 from foundling.models.build import build
 from foundling.models.checkpoint import load_module
-from foundling.models.language_model import LanguageModel
+from foundling.models.language_model import LanguageModel, require_left_to_right
 from foundling.models.presets import preset
 from foundling.models.quantized import refuse_to_train_compressed
 from foundling.tokenization.extend import grow
@@ -90,7 +90,10 @@ def start(config: PretrainConfig, base: Path | None, of_tokens: Tokenizer, token
     if tokenizer.vocab_size > known:
         unlike_any: list[list[int]] = [[]] * (tokenizer.vocab_size - known)
         grow(module, tokenizer.vocab_size, known, unlike_any, "random", config.seed)
-    return _both_ways(module) if config.objective in BOTH_WAYS and module.config.causal else module
+    if config.objective not in BOTH_WAYS:
+        require_left_to_right(module.config)
+        return module
+    return _both_ways(module) if module.config.causal else module
 
 
 def _both_ways(module: LanguageModel) -> LanguageModel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,12 @@ from foundling.core.artifacts import Artifact, Draft
 from foundling.core.errors import FoundlingError
 from foundling.core.stages import Inputs
 from foundling.inference.model import load
+from foundling.models.checkpoint import save_module
 from foundling.models.language_model import LanguageModel
+from foundling.models.pooling import PoolingConfig, read_pooling, write_pooling
 from foundling.models.quantized import Scheme, dequantize
 from foundling.models.rounding import round_to_nearest
+from foundling.training.objectives.choices import seeing_both_ways
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
@@ -73,6 +77,29 @@ def test_stage_makes_a_model_that_serves(directory: Path, corpus: Artifact, tmp_
     again = Inputs({"model": Artifact.outside(draft.path, "model")})
     with pytest.raises(FoundlingError, match="already quantized"):
         build(CompressConfig(), again, Draft(tmp_path / "again", tmp_path / "scratch", "1" * 16))
+
+
+def test_an_encoder_keeps_how_it_embeds(
+    module: LanguageModel, directory: Path, corpus: Artifact, tmp_path: Path
+) -> None:
+    """Guards embedding models: writing does not time them, and without its pooling a copy gives other vectors."""
+    source = tmp_path / "encoder"
+    shutil.copytree(directory, source)
+    with torch.device("meta"):
+        encoder = LanguageModel(seeing_both_ways(module.config))
+    encoder.load_state_dict(module.state_dict(), assign=True)
+    save_module(encoder, source)
+    pooling = PoolingConfig(mode="cls", max_tokens=20)
+    write_pooling(source, pooling, module.config.dim)
+    draft = Draft(tmp_path / "files", tmp_path / "scratch", "0" * 16)
+    draft.path.mkdir()
+    draft.scratch.mkdir()
+    inputs = Inputs({"model": Artifact.outside(source, "model"), "corpus": corpus})
+    build(CompressConfig(bits=8, compare_bytes=2000), inputs, draft)
+    assert json.loads((draft.path / "compression.json").read_text())["cosine"] > 0.99
+    assert read_pooling(draft.path) == pooling and draft.timings["decode_tokens_per_second"] == {}
+    before, after = (load(path).embed(["import os", "a longer text than twenty"]) for path in (source, draft.path))
+    assert ((before * after).sum(1) > 0.99).all()
 
 
 def test_keep_is_checked(module: LanguageModel) -> None:

@@ -12,8 +12,12 @@ import torch
 
 from foundling.core.errors import FoundlingError
 from foundling.inference.model import load
+from foundling.models.checkpoint import load_module, save_module
+from foundling.models.language_model import LanguageModel
 from foundling.models.pooling import PoolingConfig, read_pooling
 from foundling.post_training.contrast import Texts, bm25, ranked
+from foundling.tokenization.tokenizer import Tokenizer
+from foundling.training.objectives.choices import seeing_both_ways
 
 from .tiny_chat import hashes, make_directory, run
 
@@ -124,6 +128,21 @@ def test_bad_rows_are_named(base: Path, tmp_path: Path, row: Any, said: str) -> 
     with pytest.raises(FoundlingError, match=r"rows\.jsonl:4") as caught:
         run("ContrastConfig", base, tmp_path, data=data, **FAST, too_long="refuse")
     assert said in str(caught.value)
+
+
+def test_what_is_taught_to_write_must_read_left_to_right(base: Path, tmp_path: Path) -> None:
+    """Guards against tuning that looks ahead: an encoder learns vectors, and every stage that writes refuses it."""
+    language = load_module(base)
+    with torch.device("meta"):
+        encoder = LanguageModel(seeing_both_ways(language.config))
+    encoder.load_state_dict(language.state_dict(), assign=True)
+    save_module(encoder, tmp_path / "encoder")
+    Tokenizer.load(base).save(tmp_path / "encoder")
+    with pytest.raises(FoundlingError, match="sees both ways"):
+        run("SFTConfig", tmp_path / "encoder", tmp_path / "sft", steps=1)
+    data = write(tmp_path / "rows.jsonl", ROWS)
+    made = run("ContrastConfig", tmp_path / "encoder", tmp_path / "contrast", data=data, **FAST)
+    assert made.metrics["mrr"] > 2 * made.metrics["mrr_before"]
 
 
 def test_settings_that_would_teach_nothing_are_refused(base: Path, tmp_path: Path) -> None:
