@@ -31,13 +31,16 @@ KERNELS: dict[str, tuple[Any, ...]] = {  # how many addresses each takes, and it
     "silu_gate": (3, c_int64, c_int, c_int),
     "silu_gate_gradient": (5, c_int64, c_int, c_int),
     "cross_entropy": (6, c_int64, c_int64, c_float, c_int, c_int),
+    "muon_momentum": (4, c_int64, c_int64, c_float, c_int),
+    "muon_apply": (2, c_int64, c_int64, c_float, c_float, c_int),
+    "muon_orthogonal": (4, c_int64, c_int64, c_int64, c_int64, c_int, c_int),
 }
 
 
 @cache
 def compiled() -> ctypes.CDLL | None:
     """The kernels, compiled for this machine, or None where that cannot be done."""
-    names = ("vector.h", "amx.h", "pointwise.c", "training.c", "training_attention.c")
+    names = ("vector.h", "amx.h", "pointwise.c", "training.c", "training_attention.c", "muon.c")
     source = "\n".join((Path(__file__).parent / name).read_text(encoding="utf-8") for name in names)
     built = library(source, (*FLAGS, "-fopenmp")) or library(source, FLAGS)
     if built is not None:
@@ -108,7 +111,7 @@ def cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor, z_loss: floa
         raise IndexError(f"target {low if low < 0 else high} is outside the vocabulary of {vocab} tokens")
     threads = torch.get_num_threads()
     gradient, losses, exps = torch.empty_like(logits), _floats(rows), _floats(threads, vocab + -vocab % LANES)
-    _call(
+    call(
         "cross_entropy",
         (logits, targets.long().contiguous(), weights.float().contiguous(), gradient, losses, exps),
         rows,
@@ -189,7 +192,7 @@ class _RMSNorm(torch.autograd.Function):
         scales, out = weight.float().contiguous(), torch.empty_like(x)
         ctx.save_for_backward(x, weight)
         ctx.eps = eps
-        _call("rms_norm_rows", (x, scales, out), x.numel() // x.shape[-1], x.shape[-1], eps, _half(x))
+        call("rms_norm_rows", (x, scales, out), x.numel() // x.shape[-1], x.shape[-1], eps, _half(x))
         return out
 
     @staticmethod
@@ -198,7 +201,7 @@ class _RMSNorm(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         threads, dim = torch.get_num_threads(), x.shape[-1]
         grad_x, sums = torch.empty_like(x), _floats(threads, dim).zero_()
-        _call(
+        call(
             "rms_norm_gradient",
             (x, weight.float().contiguous(), grad.contiguous(), grad_x, sums),
             x.numel() // dim,
@@ -226,7 +229,7 @@ class _TurnHeads(torch.autograd.Function):
 def _turned(x: Tensor, cos: Tensor, signed_sin: Tensor, sign: float) -> Tensor:
     out = torch.empty_like(x)
     rows, time, heads, width = x.shape
-    _call("turn_heads", (x, cos, signed_sin, out), rows * time, heads, width, sign, _half(x), torch.get_num_threads())
+    call("turn_heads", (x, cos, signed_sin, out), rows * time, heads, width, sign, _half(x), torch.get_num_threads())
     return out
 
 
@@ -235,7 +238,7 @@ class _SiluGate(torch.autograd.Function):
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:  # type: ignore[override]
         ctx.save_for_backward(gate, up)
         out = torch.empty_like(gate)
-        _call("silu_gate", (gate, up, out), gate.numel(), _half(gate), torch.get_num_threads())
+        call("silu_gate", (gate, up, out), gate.numel(), _half(gate), torch.get_num_threads())
         return out
 
     @staticmethod
@@ -243,7 +246,7 @@ class _SiluGate(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         gate, up = ctx.saved_tensors
         grad_gate, grad_up = torch.empty_like(gate), torch.empty_like(up)
-        _call(
+        call(
             "silu_gate_gradient",
             (gate, up, grad.contiguous(), grad_gate, grad_up),
             gate.numel(),
@@ -253,7 +256,8 @@ class _SiluGate(torch.autograd.Function):
         return grad_gate, grad_up
 
 
-def _call(name: str, tensors: tuple[Tensor, ...], *sizes: float) -> None:
+def call(name: str, tensors: tuple[Tensor, ...], *sizes: float) -> None:
+    """Run the kernel of this name in `KERNELS`, which is known to be compiled."""
     getattr(compiled(), name)(*(x.data_ptr() for x in tensors), *sizes)
 
 

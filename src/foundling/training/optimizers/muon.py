@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from foundling.models.kernels import muon as native
 from foundling.training.world import laid_out, local, part_of, whole
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic whose iteration drives singular values towards 1
@@ -22,7 +23,8 @@ STEPS = 5
 class Muon(torch.optim.Optimizer):
     """For the 2-D weights (out, in) of a network's hidden layers, and stacks of them (experts, out, in).
 
-    A step uses up the gradients: afterwards they hold something else.
+    A step may use up the gradients: afterwards they can hold something else. On a CPU a step in bf16 is native
+    (`models/kernels/muon.py`).
 
     Args:
         lr: step size in spectral norm: an update has singular values near lr · √max(1, out/in).
@@ -54,17 +56,20 @@ class Muon(torch.optim.Optimizer):
                 self._step_same_shape(parameters, group)
 
     def _step_same_shape(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        gradients = [local(p.grad) for p in parameters if p.grad is not None]
+        gradients = [p.grad for p in parameters if p.grad is not None]
         buffers = [self._momentum(p) for p in parameters]
-        momentum, lr = group["momentum"], group["lr"]
-        torch._foreach_lerp_([local(b) for b in buffers], gradients, 1 - momentum)
-        torch._foreach_lerp_(gradients, [local(b) for b in buffers], momentum)  # Nesterov's; the gradients are used up
-        updates = self._orthogonal(gradients, buffers)
         rows, cols = parameters[0].shape[-2:]
-        pieces = [local(p) for p in parameters]
-        if group["weight_decay"]:
-            torch._foreach_mul_(pieces, 1 - lr * group["weight_decay"])
-        torch._foreach_add_(pieces, updates, alpha=-lr * max(1.0, rows / cols) ** 0.5)
+        keep, rate = 1 - group["lr"] * group["weight_decay"], group["lr"] * max(1.0, rows / cols) ** 0.5
+        if self.dtype == torch.bfloat16 and native.suits(*parameters, *gradients, *buffers):
+            updates, norms = native.blend(gradients, buffers, 1 - group["momentum"])
+            native.apply(parameters, _orthogonal_from(updates, norms), keep, rate)
+            return
+        pieces, gradients, momenta = ([local(x) for x in tensors] for tensors in (parameters, gradients, buffers))
+        torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+        torch._foreach_lerp_(gradients, momenta, group["momentum"])  # Nesterov's; the gradients are used up
+        if keep != 1:
+            torch._foreach_mul_(pieces, keep)
+        torch._foreach_add_(pieces, self._orthogonal(gradients, buffers), alpha=-rate)
 
     def _orthogonal(self, pieces: list[Tensor], like: list[Tensor]) -> list[Tensor]:
         """Orthogonal updates of matrices laid out as `like`; distributed ones are put together on every process."""
@@ -85,12 +90,25 @@ def orthogonalize(matrices: Tensor, steps: int = STEPS) -> Tensor:
 
     A quintic Newton–Schulz iteration: singular values end within about [0.7, 1.2].
     """
+    norms = matrices.float().norm(dim=(-2, -1), keepdim=True)
+    return _iterate(matrices / (norms + 1e-7).to(matrices.dtype), steps)
+
+
+def _orthogonal_from(matrices: Tensor, norms: Tensor) -> Tensor:
+    """`orthogonalize` of bfloat16 matrices (count, rows, cols) of known norms, which are used up, on a CPU."""
+    scales = 1 / (norms + 1e-7)
+    if native.suits_tiles(matrices):
+        native.orthogonalize_(matrices, scales, COEFFICIENTS, STEPS)
+        return matrices
+    return _iterate(matrices.mul_(scales[:, None, None]), STEPS).contiguous()
+
+
+def _iterate(matrices: Tensor, steps: int) -> Tensor:
     a, b, c = COEFFICIENTS
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices
     shape = x.shape
     x = x.reshape(-1, *shape[-2:])
-    x = x / (x.float().norm(dim=(-2, -1), keepdim=True) + 1e-7).to(x.dtype)
     for _ in range(steps):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
