@@ -14,18 +14,20 @@ import statistics
 import time
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from foundling.core import hardware
 from foundling.models.context import Context
-from foundling.models.kernels import fused
+from foundling.models.kernels import fused, muon
 from foundling.models.layers.rope import rope_tables
 from foundling.models.layers.rope_config import RopeConfig
 from foundling.models.layers.short_attention import short_attention
 from foundling.training.loss import softmax_and_log_z
+from foundling.training.optimizers.muon import Muon
 
 Kernel = Callable[..., Tensor]
 ATTENTION = {  # rows, tokens, heads, key heads, width of a head
@@ -79,6 +81,23 @@ def cross_entropy_ways() -> tuple[dict[str, Kernel], list[Tensor]]:
     return ways | {"exact": exact, "torch, composed": composed, "torch's own": exact}, [torch.randn(4096, 4096)]
 
 
+def muon_ways() -> dict[str, Kernel]:
+    """Muon's first step on float32 weights, with these gradients (matrices, rows, cols)."""
+
+    def step(gradient: Tensor) -> Tensor:
+        gradient = gradient.detach().to(torch.promote_types(gradient.dtype, torch.float32))
+        weights = nn.Parameter(torch.zeros_like(gradient))
+        weights.grad = gradient
+        Muon([weights], dtype=torch.float64 if gradient.dtype == torch.float64 else torch.bfloat16).step()
+        return weights.detach()
+
+    def composed(gradient: Tensor) -> Tensor:
+        with patch.object(muon, "suits", lambda *_: False):
+            return step(gradient)
+
+    return {"ours": step, "exact": step, "torch": composed}
+
+
 def cases() -> dict[str, tuple[dict[str, Kernel], list[Tensor]]]:
     found = {f"attention, {name}": attention_ways(shape) for name, shape in ATTENTION.items()}
     norm: Kernel = lambda x, w: F.rms_norm(x, w.shape, w, 1e-6)  # noqa: E731
@@ -92,6 +111,8 @@ def cases() -> dict[str, tuple[dict[str, Kernel], list[Tensor]]]:
     wide = [torch.randn(4096, 1024), torch.randn(4096, 1024)]
     found["silu(gate) up, 4096 x 1024"] = {"ours": fused.silu_gate, "exact": gate, "torch": gate}, wide
     found["cross entropy, 4096 x 4096"] = cross_entropy_ways()
+    found["Muon's step, 24 of 384 x 384"] = muon_ways(), [torch.randn(24, 384, 384)]
+    found["Muon's step, 18 of 384 x 1024"] = muon_ways(), [torch.randn(18, 384, 1024)]
     return found
 
 

@@ -1,5 +1,5 @@
-/* Muon's step (training/optimizers/muon.py): two passes over memory, and between them Newton-Schulz's iteration in the CPU's
-tiles. Sums have one order whatever the number of threads. */
+/* Muon's step (training/optimizers/muon.py): two passes over memory, and between them Newton-Schulz's iteration in the
+CPU's tiles. Sums have one order whatever the number of threads. */
 
 #define PIECE 4096 /* numbers whose squares are summed at once */
 
@@ -45,8 +45,8 @@ void muon_apply(float *const *weights, const uint16_t *updates, int64_t count, i
 
 /* --- the iteration: X = a X + (b A + c A A) X with A = X X', five times ---
 
-X is wide and its sides are filled up with zeros to multiples of 32, which stay zeros. All three lie as tiles of 16 rows x 32
-columns, one row a vector: left factors as they are. A and the polynomial of it are symmetric: half is computed. */
+X is wide and its sides are filled up with zeros to multiples of 32, which stay zeros. All three lie in blocks
+of two tiles: left factors as they are. A and the polynomial of it are symmetric: half is computed. */
 
 #if HAVE_TILES
 typedef struct {
@@ -54,7 +54,7 @@ typedef struct {
     vec *x, *gram, *mixed; /* X, A and b A + c A A */
 } Iteration;
 
-/* The two tiles of a block of 32 x 32; there are `wide` blocks in a row of them. */
+/* The two tiles of a block of 32 x 32, one row a vector; there are `wide` blocks in a row of them. */
 INLINE vec *block(vec *tiles, int64_t wide, int64_t i, int64_t k) { return tiles + (i * wide + k) * 2 * LANES; }
 
 INLINE vec joined(vec low, vec high) { return (vec)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low); }
@@ -93,12 +93,19 @@ static void turn_block(const vec *from, vec *to) {
 }
 
 /* sums = products of `count` blocks of a row of blocks with as many right factors. While the tiles are busy the block
-   `before`, whose sums lie there still, is put, if it is one. */
+   `before`, whose sums lie there still, is put, if it is one. Left factors are read past the nearest cache, where the right
+   ones are to stay. */
 INLINE void multiply(const vec *left, const vec *right, int64_t count, const Block *before, vec *sums) {
     int r = 0, rows = before->to ? 32 : 0, share = (int)((31 + count) / count);
     ZERO()
     for (int64_t k = 0; k < count; k++, left += 2 * LANES, right += 2 * LANES) {
-        PRODUCT(left, left + LANES, 64, right, right + LANES)
+        _tile_stream_loadd(4, left, 64); _tile_loadd(6, right, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_loadd(7, right + LANES, 64);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_stream_loadd(5, left + LANES, 64);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
         for (int end = r + share < rows ? r + share : rows; r < end; r++) put_row(before, r);
     }
     if (before->mirror) turn_block(before->to, before->mirror);
