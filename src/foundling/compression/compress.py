@@ -66,7 +66,7 @@ def build(config: CompressConfig, inputs: Inputs, draft: Draft) -> None:
         changes = prediction_changes(original, compressed, texts)
         report |= {name: vars(interval) for name, interval in changes.items()}
     elif texts:
-        report["cosine"] = same_direction(original, compressed, texts)
+        report["cosine"] = same_direction(original, compressed, texts, read_pooling(source))
     report["layers"] = [to_json(layer) for layer in layers]
     draft.file("compression.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     draft.file("README.md").write_text(_card(source, config, report), encoding="utf-8")
@@ -77,9 +77,11 @@ def build(config: CompressConfig, inputs: Inputs, draft: Draft) -> None:
     draft.file("timings.json").write_text(json.dumps(speeds, indent=2) + "\n", encoding="utf-8")
 
 
-def same_direction(original: LanguageModel, compressed: LanguageModel, texts: list[list[int]]) -> float:
+def same_direction(
+    original: LanguageModel, compressed: LanguageModel, texts: list[list[int]], pooling: PoolingConfig
+) -> float:
     """The mean cosine between a text's vector before and after, for models that are asked for those."""
-    pooling = PoolingConfig()
+    pooling = pooling.model_copy(update={"normalize": True})
     with inference_of(original), inference_of(compressed):
         before, after = (embed(module, texts, pooling) for module in (original, compressed))
     return float((before * after).sum(1).mean())

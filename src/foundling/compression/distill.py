@@ -23,7 +23,7 @@ from foundling.core.stages import Inputs
 from foundling.inference.remote import connect
 from foundling.models.build import build
 from foundling.models.checkpoint import load_module, save_module
-from foundling.models.language_model import LanguageModel
+from foundling.models.language_model import LanguageModel, require_left_to_right
 from foundling.models.presets import preset
 from foundling.models.quantized import refuse_to_train_compressed
 from foundling.tokenization.tokenizer import Tokenizer
@@ -185,7 +185,9 @@ def _tokenizer_of(
 
 
 def _teacher(path: Path, config: DistillConfig) -> LanguageModel:
-    return load_module(path, torch.float32 if config.precision == "fp32" else torch.bfloat16).to(device())
+    module = load_module(path, torch.float32 if config.precision == "fp32" else torch.bfloat16).to(device())
+    require_left_to_right(module.config)
+    return module
 
 
 def _student(
@@ -199,6 +201,7 @@ def _student(
         return build(shape.model_copy(update=ids), config.seed).to(device())
     module = load_module(base.path).to(device())
     refuse_to_train_compressed(module)
+    require_left_to_right(module.config)
     same = Tokenizer.load(base.path).encode(PROBE) == tokenizer.encode(PROBE)
     if not same or (teacher is not None and teacher.module.config.vocab_size != module.config.vocab_size):
         raise FoundlingError(

@@ -22,7 +22,7 @@ def embed(module: LanguageModel, prompts: Sequence[Sequence[int]], pooling: Pool
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     at = 0
     while at < len(order):
-        longest = len(prompts[order[at]])
+        longest = max(1, len(prompts[order[at]]))
         batch = order[at : at + max(1, TOKENS_PER_PASS // longest)]
         tokens, segments = (part.to(device) for part in padded([prompts[number] for number in batch]))
         ctx = Context.packed(segments)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Seq
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ class Engine:
         int8_cache: keep keys and values in 8 bits (`kv_int8.py`).
         batch_invariant: the same tokens and log-probabilities to the last bit, alone, in any batch, and whatever was
             cached. Free where the native kernels run; elsewhere sequences are computed one by one.
-        pooling: how `embed` makes a vector of a text.
+        pooling: gives, when first needed, how `embed` makes a vector of a text.
     """
 
     def __init__(
@@ -78,9 +79,9 @@ class Engine:
         speculate: Proposer | None = None,
         int8_cache: bool = False,
         batch_invariant: bool = False,
-        pooling: PoolingConfig | None = None,
+        pooling: Callable[[], PoolingConfig] = PoolingConfig,
     ) -> None:
-        self.module, self.tokenizer, self.pooling = module, tokenizer, pooling or PoolingConfig()
+        self.module, self.tokenizer, self._read_pooling = module, tokenizer, pooling
         room = max_tokens_in_cache or default_room(module, max_batch, dtype)
         n_blocks = -(-room // BLOCK_SIZE)
         self.longest = min(module.config.max_positions, n_blocks * BLOCK_SIZE)
@@ -101,6 +102,17 @@ class Engine:
         self._matchers = MatcherFactory(tokenizer, module.config.vocab_size)
         self._ids = itertools.count(1)
         self._roots: dict[str | None, bytes] = {None: b""}  # of the cache, by adapter
+
+    @cached_property
+    def pooling(self) -> PoolingConfig:
+        """How `embed` makes a vector of a text; a longest text is never longer than the model can read.
+
+        Raises:
+            FoundlingError: the model's directory asks for what is not supported.
+        """
+        config = self._read_pooling()
+        longest = None if config.max_tokens is None else min(config.max_tokens, self.longest - 1)
+        return config.model_copy(update={"max_tokens": longest})
 
     def generate(self, requests: Seq[Request]) -> list[Completion]:
         """Continue every request; n completions each, in order.

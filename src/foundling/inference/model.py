@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +152,7 @@ def load(
     tokenizer = Tokenizer.load(path)
     tokenizer.require_fits(module.config.vocab_size, path)
     module.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    engine_options.setdefault("pooling", read_pooling(path))
+    engine_options.setdefault("pooling", partial(read_pooling, path))
     head = load_draft_head(path)
     if head is not None:
         engine_options.setdefault("speculate", HeadDraft(head))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,6 +44,10 @@ def read_pooling(directory: Path) -> PoolingConfig:
     modules = directory / "modules.json"
     if not modules.is_file():
         return PoolingConfig()
+    text = modules.read_text(encoding="utf-8")
+    kinds = {name.rpartition(".")[2] for name in re.findall(r'"type":\s*"([^"]+)"', text)}
+    if more := sorted(kinds - {"Transformer", "Pooling", "Normalize"}):
+        raise FoundlingError(f"{directory}: the module {more[0]} is not supported", "supported: pooling and norm alone")
     pooling = read_json(directory / _CONFIG)
     modes = {_MODES.get(name, name) for name, on in pooling.items() if name.startswith("pooling_mode_") and on}
     modes |= {str(pooling["pooling_mode"])} if "pooling_mode" in pooling else set()
@@ -54,7 +59,7 @@ def read_pooling(directory: Path) -> PoolingConfig:
     return PoolingConfig.model_validate(
         {
             "mode": modes.pop(),
-            "normalize": '.Normalize"' in modules.read_text(encoding="utf-8"),
+            "normalize": "Normalize" in kinds,
             "max_tokens": next((n for n in longest if n is not None and n < UNLIMITED), None),
         }
     )

@@ -124,7 +124,7 @@ def _fine_tune(job: Job) -> Facts:
     if model is None:
         return Facts()
     rows = config.batch_size * config.context
-    answers = 2 if job.estimate.verb in ("prefer", "reward") else 1  # that an example has
+    answers = 2 if job.estimate.verb in ("prefer", "reward", "contrast") else 1  # texts that an example has
     return _training(job, model, answers * config.steps * rows or config.epochs * _tokens(config, answers))
 
 

@@ -206,8 +206,9 @@ class ContrastConfig(RowsConfig):
     pooling: Literal["base", "mean", "cls", "lasttoken"] = option(
         "base", "from the states of a text's tokens to its vector; base: as the base model's directory says, else mean"
     )
-    temperature: float = option(0.05, "of the softmax over similarities, at the start; it is learnt", gt=0)
-    held_out: float = option(0.1, "share of the rows kept for measuring (at most 2,000)", gt=0, lt=1)
+    temperature: float = option(0.05, "of the softmax over similarities, at the start; it is learnt", ge=0.01, le=1)
+    negatives: int = option(4, "most of a row's own `negatives` that are used, from the first on", ge=0)
+    held_out: float = option(0.1, "share of the rows kept for measuring (about 2,000 at most)", gt=0, lt=1)
     too_long: Policy = option(
         "truncate", "a text longer than the context: refuse, skip (counted) or truncate (counted)"
     )

@@ -29,7 +29,7 @@ from foundling.post_training.config import ContrastConfig
 from foundling.post_training.data import existing_file, read_rows
 from foundling.post_training.tuning import load_base, prepare, tune, tuned_card, write_tuned
 from foundling.tokenization.tokenizer import Tokenizer
-from foundling.training.objectives.contrastive import Contrastive, Embedder, Pair
+from foundling.training.objectives.contrastive import MAX_SCALE, Contrastive, Embedder, Pair
 
 FORMS = (("query", "passage"), ("anchor", "positive"), ("question", "answer"), ("prompt", "completion"))
 NEGATIVES = ("negatives", "negative")
@@ -88,8 +88,11 @@ def build_embedder(config: ContrastConfig, inputs: Inputs, draft: Draft) -> None
     module, tokenizer = load_base(base, encoders=True)
     if module.encoder is not None:
         raise FoundlingError(f"a {module.config.family} model is an encoder-decoder", "`contrast` trains one stack")
+    if config.context > module.config.max_positions:
+        what = f"context is {config.context}, and the base reads {module.config.max_positions} tokens at most"
+        raise FoundlingError(what, fix=f"Set context to {module.config.max_positions} or less")
     counts: Counter[str] = Counter()
-    train, held_out = _split(_texts(config, tokenizer, counts), config)
+    train, held_out = _split(_texts(config, tokenizer, counts), config, counts)
     pooling = _pooling(config, base)
     before = retrieval(module, tokenizer, held_out, pooling)
     prepare(module, config)
@@ -103,13 +106,13 @@ def build_embedder(config: ContrastConfig, inputs: Inputs, draft: Draft) -> None
         resolved.batch_size,
         config.seed,
         pad_id=tokenizer.pad_id,
-        negatives=max(len(row.negatives) for row in train),
+        negatives=min(config.negatives, max(len(row.negatives) for row in train)),
     )
     tune(embedder, objective, resolved, base, draft, "contrast", module.config)
     after = retrieval(module, tokenizer, held_out, pooling)
     quality = {**after, **{f"{name}_before": before[name] for name in ("recall_at_1", "mrr")}, **bm25(held_out)}
     draft.metrics |= {"pairs": len(train), "held_out": len(held_out), "counted": dict(+counts), **quality}
-    draft.metrics["temperature"] = float((-embedder.log_scale.detach()).exp())
+    draft.metrics["temperature"] = float((-embedder.log_scale.detach()).clamp(min=-MAX_SCALE).exp())
     card = tuned_card(
         "Embedding model",
         f"Texts as vectors of {module.config.dim} numbers, taught by {len(train):,} pairs. It does not write.",
@@ -117,7 +120,9 @@ def build_embedder(config: ContrastConfig, inputs: Inputs, draft: Draft) -> None
         inputs,
         {f"Held-out queries among {len({row.passage for row in held_out}):,} passages": quality},
         ("Near means: like the pairs it was taught. Other kinds of nearness it does not know.",),
+        task="sentence-similarity",
     )
+    tokenizer.config.setdefault("pad_token", tokenizer.fast.id_to_token(tokenizer.pad_id))  # others pad by it
     write_tuned(module, tokenizer, resolved, base, draft, card)
     write_pooling(draft.path, pooling, module.config.dim)
 
@@ -208,25 +213,36 @@ def as_texts(row: Any, where: str) -> Texts:
     known = " or ".join(f"{{{query}, {passage}}}" for query, passage in FORMS)
     if not isinstance(row, dict):
         raise FoundlingError(f"{where} is not an object", f"a row is {known}, or {{text}}")
-    form = next((form for form in FORMS if form[0] in row and form[1] in row), None)
-    if form is None and "text" not in row:
+    form = next((form for form in FORMS if row.get(form[0]) is not None and row.get(form[1]) is not None), None)
+    if form is None and row.get("text") is None:
         raise FoundlingError(f"{where} has the fields {', '.join(row)}", f"a row has {known}, or {{text}}")
     query, passage = (row[form[0]], row[form[1]]) if form else (row["text"], None)
-    negatives = next((row[name] for name in NEGATIVES if row.get(name)), ())
-    negatives = (negatives,) if isinstance(negatives, str) else tuple(negatives)
+    given: Any = next((row[name] for name in NEGATIVES if row.get(name)), [])
+    negatives = [given] if isinstance(given, str) else given
+    if not isinstance(negatives, list):
+        raise FoundlingError(f"{where}: `negatives` is {given!r}", "negatives are a text or a list of texts")
     for text in (query, *([passage] if form else []), *negatives):
         if not isinstance(text, str) or not text.strip():
             raise FoundlingError(f"{where} has an empty text, or one that is no text: {text!r}")
     if passage == query:
         raise FoundlingError(f"{where}: query and passage are the same text", "a row of one text has the field `text`")
-    return Texts(query, passage, negatives, where)
+    if passage in negatives or query in negatives:
+        raise FoundlingError(f"{where}: a negative is the query or its passage", "negatives are wrong for the query")
+    return Texts(query, passage, tuple(negatives), where)
 
 
-def _split(rows: Sequence[Texts], config: ContrastConfig) -> tuple[list[Texts], list[Texts]]:
-    """Training and held-out rows by a hash of the query, so that equal ones never stand on both sides."""
-    held = [seed_for("contrast", row.query) % 1000 < config.held_out * 1000 for row in rows]
+def _split(rows: Sequence[Texts], config: ContrastConfig, counts: Counter[str]) -> tuple[list[Texts], list[Texts]]:
+    """Training and held-out rows by a hash of the query, so that equal ones never stand on both sides.
+
+    A row that is a held-out one turned round would be the same pair: it is left out of training, and counted.
+    """
+    share = min(config.held_out, MOST_HELD_OUT / max(len(rows), 1))
+    held = [seed_for("contrast", row.query) < share * 2**63 for row in rows]
+    held_out = [row for row, out in zip(rows, held, strict=True) if out]
+    turned = {(row.passage, row.query) for row in held_out}
     train = [row for row, out in zip(rows, held, strict=True) if not out]
-    held_out = [row for row, out in zip(rows, held, strict=True) if out][:MOST_HELD_OUT]
+    counts["a held-out pair turned round"] += sum((row.query, row.passage) in turned for row in train)
+    train = [row for row in train if (row.query, row.passage) not in turned]
     held_out = [row.cropped("held out", row.query) if row.passage is None else row for row in held_out]
     if len(train) < 2 or len(held_out) < 2:
         raise FoundlingError(f"{len(rows)} rows are too few to train on some and hold some out", fix="Give more rows")

@@ -108,7 +108,8 @@ def tuned_card(
     inputs: Inputs,
     results: Mapping[str, Mapping[str, float]],
     limits: Sequence[str],
+    task: str = "text-generation",
 ) -> str:
     """The model card of a tuned model."""
     recipe = json.loads(config.model_dump_json())
-    return model_card(title, summary, inputs=inputs, recipe=recipe, results=results, limits=limits)
+    return model_card(title, summary, inputs=inputs, recipe=recipe, results=results, limits=limits, task=task)

@@ -20,6 +20,7 @@ from foundling.evaluation.compare import Comparison, compare
 from foundling.evaluation.config import EvaluateConfig
 from foundling.evaluation.scores import read_outcomes, read_results
 from foundling.evaluation.tasks.registry import make_tasks
+from foundling.models.families.translate import read_config
 from foundling.pipeline import STAGES
 from foundling.studies.compress_config import CompressSearchConfig, Target, parse_target
 from foundling.studies.compress_page import write_page
@@ -105,6 +106,9 @@ def search(
         FoundlingError: a target or a task is not understood, or no way meets all of them (the page is written).
     """
     targets = [parse_target(text) for text in config.target]
+    if not read_config(model.path).left_to_right:
+        what = "a target weighs speed and predictions of a model that continues texts, and this one does not"
+        raise FoundlingError(what, fix="Choose --bits yourself")
     if config.tasks:
         for task in make_tasks(_evaluation(config), corpus):  # what it lacks is refused before the work, not after it
             task.items()

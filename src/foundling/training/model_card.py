@@ -29,7 +29,7 @@ def model_card(
     recipe: Mapping[str, Any],
     results: Mapping[str, Mapping[str, float]],
     limits: Sequence[str],
-    tags: Sequence[str] = ("text-generation",),
+    task: str = "text-generation",
 ) -> str:
     """The card's Markdown.
 
@@ -39,8 +39,9 @@ def model_card(
         recipe: the stage's config.
         results: tables by caption: row name -> number.
         limits: one sentence each.
+        task: what the model is for, by the hub's names.
     """
-    header = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["foundling", *tags]}
+    header = {"library_name": "transformers", "pipeline_tag": task, "tags": ["foundling", task]}
     parts = [f"---\n{yaml.safe_dump(header, sort_keys=False)}---", f"# {title}", summary, "## Made from"]
     made_from = {role: f"{artifact.kind} `{artifact.key}`" for role, artifact in inputs.items()} | dict(
         more_inputs or {}

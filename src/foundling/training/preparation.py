@@ -55,7 +55,8 @@ def prepare(config: PretrainConfig, tokens: Path, base: Path | None) -> Preparat
         FoundlingError: too little text, or a base model of another vocabulary.
     """
     of_tokens = Tokenizer.load(tokens)
-    tokenizer = with_special_tokens(Tokenizer.load(base or tokens), special_tokens(config))
+    own = Tokenizer.load(base or tokens)
+    tokenizer = with_special_tokens(own, special_tokens(config, own))
     train = TokenSplit(tokens, "train", planned_rows=config.steps * config.batch_size)
     validation = TokenSplit(tokens, "validation")
     module = start(config, base, of_tokens, tokenizer)
@@ -93,6 +94,9 @@ def start(config: PretrainConfig, base: Path | None, of_tokens: Tokenizer, token
     if config.objective not in BOTH_WAYS:
         require_left_to_right(module.config)
         return module
+    if module.config.head.kind not in ("lm", "mlm"):
+        what = f"objective {config.objective!r} names hidden tokens, and this {module.config.family} base cannot"
+        raise FoundlingError(what, "it has no head over the vocabulary", "Choose a base with a language model's head")
     return _both_ways(module) if module.config.causal else module
 
 

@@ -23,7 +23,7 @@ from foundling.training.launch import together
 from foundling.training.model_card import model_card
 from foundling.training.objective import Objective
 from foundling.training.objectives.causal import Causal
-from foundling.training.objectives.choices import BOTH_WAYS, special_tokens
+from foundling.training.objectives.choices import BOTH_WAYS
 from foundling.training.prefetch import Prefetched
 from foundling.training.preparation import Preparation, prepare
 from foundling.training.trainer import Trainer, TrainingSummary
@@ -59,7 +59,7 @@ def build_pretrained(config: PretrainConfig, inputs: Inputs, draft: Draft, sampl
     draft.metrics |= scores(summary, parts)
     draft.timings |= {"tokens_per_s": summary.tokens_per_s, "mfu": summary.mfu, "training_seconds": summary.seconds}
     write_model(parts.module, tokens.path, draft, log, card=_card(config, draft, inputs))
-    if special_tokens(config) or base:  # the base's may have tokens that the text's lacks
+    if config.objective != "causal" or base:  # tokens that the text's tokenizer lacks
         parts.tokenizer.save(draft.path)
 
 
@@ -146,8 +146,9 @@ def _card(config: PretrainConfig, draft: Draft, inputs: Inputs) -> str:
     about = (
         "continued from a base model" if base else f"the architecture `{config.preset}`, trained from random weights"
     )
-    does = "It continues text; it has not been taught to follow instructions."
+    task, does = "text-generation", "It continues text; it has not been taught to follow instructions."
     if config.objective in BOTH_WAYS:
+        task = "fill-mask"
         does = "It sees a text from both sides and fills in hidden tokens; it does not continue texts."
     return model_card(
         "Base language model",
@@ -159,4 +160,5 @@ def _card(config: PretrainConfig, draft: Draft, inputs: Inputs) -> str:
             "Small and briefly trained: its text is fluent at best over a few lines, and its statements are not facts.",
             "Scored on text from the same sources as its training text; other text will score worse.",
         ),
+        task=task,
     )

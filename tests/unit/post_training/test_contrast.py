@@ -88,6 +88,9 @@ def test_the_form_that_newer_sentence_transformers_write(base: Path, tmp_path: P
     (tmp_path / "1_Pooling/config.json").write_text('{"pooling_mode": "max"}')
     with pytest.raises(FoundlingError, match="pooling max is not supported"):
         read_pooling(tmp_path)
+    (tmp_path / "modules.json").write_text(json.dumps([*parts, {"path": "2_Dense", "type": "x.models.Dense"}]))
+    with pytest.raises(FoundlingError, match="module Dense is not supported"):
+        read_pooling(tmp_path)
 
 
 @pytest.mark.parametrize("fields", [{}, {"single": "dropout", "dropout": 0.1}])
@@ -119,6 +122,8 @@ def test_ranks_count_every_right_passage_once() -> None:
         ({"query": "a", "passage": " "}, "empty text"),
         ({"query": "a", "passage": "a"}, "the same text"),
         ({"query": "a", "passage": "b", "negatives": [3]}, "no text: 3"),
+        ({"query": "a", "passage": "b", "negatives": 5}, "a text or a list of texts"),
+        ({"query": "a", "passage": "b", "negatives": ["b"]}, "is the query or its passage"),
         ({"query": "a " * 200, "passage": "b"}, "more than the context of 32"),
     ],
 )
@@ -145,9 +150,23 @@ def test_what_is_taught_to_write_must_read_left_to_right(base: Path, tmp_path: P
     assert made.metrics["mrr"] > 2 * made.metrics["mrr_before"]
 
 
+def test_held_out_pairs_are_not_trained_on(base: Path, tmp_path: Path) -> None:
+    """Guards the score: data that gives every pair both ways would show the held-out ones turned round."""
+    both = [{"query": f"{a} {b}", "passage": f"{b} {a}."} for a in WORDS for b in WORDS]
+    both += [{"query": row["passage"], "passage": row["query"]} for row in both]
+    made = run("ContrastConfig", base, tmp_path, data=write(tmp_path / "rows.jsonl", both), **FAST | {"steps": 1})
+    found, turned = made.metrics, made.metrics["counted"]["a held-out pair turned round"]
+    assert turned > 20 and found["pairs"] + found["held_out"] + turned == len(both)
+
+
 def test_settings_that_would_teach_nothing_are_refused(base: Path, tmp_path: Path) -> None:
     """Guards against contrast within micro-batches, SimCSE without dropout, and a single row."""
     data = write(tmp_path / "rows.jsonl", ROWS[:1])
-    for fields, said in [({"micro_batch": 4}, "recompute"), ({"single": "dropout"}, "set dropout"), ({}, "too few")]:
+    for fields, said in [
+        ({"micro_batch": 4}, "recompute"),
+        ({"single": "dropout"}, "set dropout"),
+        ({}, "too few"),
+        ({"context": 512}, "256"),
+    ]:
         with pytest.raises(FoundlingError, match=said):
-            run("ContrastConfig", base, tmp_path, data=data, **FAST, **fields)
+            run("ContrastConfig", base, tmp_path, data=data, **FAST | fields)

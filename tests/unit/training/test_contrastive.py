@@ -13,10 +13,11 @@ from foundling.models.pooling import PoolingConfig
 from foundling.training.objectives.contrastive import Contrastive, Embedder, Pair
 
 PAIRS = [
-    Pair([1, 2, 3], [4, 5], "a", ([9, 9, 8],)),
+    Pair([1, 2, 3], [4, 5], "a", ([9, 9, 8], [10, 11])),
     Pair([1, 2, 3], [6, 7, 8, 9], "a's other passage"),
     Pair([5], [10, 11], "b", ([12], [13, 14], [15])),
     Pair([6, 6], [4, 5], "another query of a's passage"),
+    Pair([8, 3], [6, 7, 8, 9], "another query of a's other passage"),
     Pair([7, 8, 9, 10], [16], "c"),
 ]
 
@@ -42,10 +43,12 @@ def test_loss_equals_a_loop() -> None:
     near = lambda a, b: math.exp(20.0 * float(vector(a) @ vector(b)))  # noqa: E731
     total = 0.0
     for pair in PAIRS:
-        others = [p for p in PAIRS if p is not pair and p.query != pair.query and p.passage != pair.passage]
-        right, own = near(pair.query, pair.passage), [ids for p in PAIRS for ids in p.negatives[:2]]
-        forward = right + sum(near(pair.query, p.passage) for p in others) + sum(near(pair.query, ids) for ids in own)
-        backward = right + sum(near(pair.passage, p.query) for p in others)
+        answers = [p.passage for p in PAIRS if p.query == pair.query]
+        askers = [p.query for p in PAIRS if p.passage == pair.passage]
+        wrong = [p.passage for p in PAIRS] + [ids for p in PAIRS for ids in p.negatives[:2]]
+        right = near(pair.query, pair.passage)
+        forward = right + sum(near(pair.query, ids) for ids in wrong if ids not in answers)
+        backward = right + sum(near(pair.passage, p.query) for p in PAIRS if p.query not in askers)
         total -= 0.5 * (math.log(right / forward) + math.log(right / backward))
     assert float(found.total) == pytest.approx(total, rel=1e-5) and found.count == len(PAIRS)
     found.total.backward()

@@ -23,13 +23,15 @@ UL2_MODES = ("<|denoise_regular|>", "<|denoise_extreme|>", "<|denoise_sequential
 BOTH_WAYS = ("masked", "masked_diffusion")  # every token sees the whole row
 
 
-def special_tokens(config: PretrainConfig) -> tuple[str, ...]:
-    """The tokens that the objective needs in the vocabulary."""
+def special_tokens(config: PretrainConfig, tokenizer: Tokenizer) -> tuple[str, ...]:
+    """The tokens that the objective needs in the vocabulary; a mask that the tokenizer has is taken."""
+    own = tokenizer.config.get("mask_token") or MASK
+    mask = own["content"] if isinstance(own, dict) else str(own)
     spans = sentinel_names(1 + config.context // 4)
     needs: dict[ObjectiveName, tuple[str, ...]] = {
         "fill_in_the_middle": SENTINELS,
-        "masked": (MASK,),
-        "masked_diffusion": (MASK,),
+        "masked": (mask,),
+        "masked_diffusion": (mask,),
         "span_corruption": spans,
         "ul2": (*UL2_MODES, *spans),
     }
@@ -42,7 +44,7 @@ def with_special_tokens(tokenizer: Tokenizer, names: tuple[str, ...]) -> Tokeniz
     if not missing:
         return tokenizer
     tokenizer.fast.add_special_tokens(missing)
-    return Tokenizer(tokenizer.fast, tokenizer.config)
+    return Tokenizer(tokenizer.fast, tokenizer.config | ({"mask_token": MASK} if MASK in missing else {}))
 
 
 def seeing_both_ways(model: ModelConfig) -> ModelConfig:
@@ -62,7 +64,7 @@ def seeing_both_ways(model: ModelConfig) -> ModelConfig:
 
 def build_objective(config: PretrainConfig, split: TokenSplit, tokenizer: Tokenizer) -> Objective:
     """The objective that the config names, on a split of tokens."""
-    ids = tuple(tokenizer.special_tokens[name] for name in special_tokens(config))
+    ids = tuple(tokenizer.special_tokens[name] for name in special_tokens(config, tokenizer))
     common = (split, config.context, config.batch_size, config.seed)
     makers: dict[ObjectiveName, Callable[[], Objective]] = {
         "causal": lambda: Causal(

@@ -22,6 +22,7 @@ from foundling.training.objective import LossSum
 from foundling.training.order import Permutation
 from foundling.training.token_files import TokenSplit
 
+ABSENT = -1  # id of a negative that a pair does not have
 MAX_SCALE = math.log(100.0)  # of the learned inverse temperature, as in CLIP (Radford et al. 2021)
 
 
@@ -87,9 +88,9 @@ class Embedder(nn.Module):
 class Contrastive:
     """InfoNCE over the pairs of a batch, both ways (van den Oord et al. 2018; SimCSE, Gao et al. 2021).
 
-    Every other passage of the batch, on all processes, is a negative, and so are the pairs' own `negatives`; but not
-    another passage of the same query, nor an equal text. So the loss of a pair depends on what it is batched with:
-    micro-batches are exempt from the rule that parts add up.
+    Every other passage of the batch, on all processes, is a negative, and so are all pairs' own `negatives`; but not a
+    text that another pair of the batch has as a passage of the same query. So the loss of a pair depends on what it is
+    batched with: micro-batches are exempt from the rule that parts add up.
 
     Args:
         pairs: by number. With `Pair(x, x)` and dropout in the model this is unsupervised SimCSE.
@@ -108,7 +109,7 @@ class Contrastive:
         """Queries as `tokens` and passages as `targets`, both (rows, time); every epoch in another order.
 
         extra: `passage_mask`; `query_id`, `passage_id` (rows,), equal for equal texts; and with negatives
-        `negatives`, `negatives_mask` (rows, negatives, time) and `negatives_there` (rows, negatives).
+        `negatives`, `negatives_mask` (rows, negatives, time) and `negatives_id` (rows, negatives).
         """
         numbers = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
         epochs = numbers // len(self.pairs)
@@ -132,34 +133,37 @@ class Contrastive:
         extra = batch.extra
         queries = model.embed(batch.tokens, batch.loss_mask)
         passages = model.embed(batch.targets, extra["passage_mask"])
-        all_queries, all_passages, first = *_gathered(queries, passages), _first(len(queries))
-        all_ids = _gathered(extra["query_id"], extra["passage_id"])
-        scale = model.log_scale.float().clamp(max=MAX_SCALE).exp()
+        all_queries, all_passages = _gathered(queries, passages)
+        query_ids, passage_ids = _gathered(extra["query_id"], extra["passage_id"])
+        first = _first(len(queries))
         right = torch.arange(first, first + len(queries), device=queries.device)
-        alike = (extra["query_id"][:, None] == all_ids[0]) | (extra["passage_id"][:, None] == all_ids[1])
-        alike[torch.arange(len(right), device=right.device), right] = False
-        forward = (scale * queries @ all_passages.mT).masked_fill(alike, -torch.inf)
-        backward = (scale * passages @ all_queries.mT).masked_fill(alike, -torch.inf)
+        same_query, same_passage = extra["query_id"][:, None] == query_ids, extra["passage_id"][:, None] == passage_ids
+        scale = model.log_scale.float().clamp(max=MAX_SCALE).exp()
+        forward = _apart(scale * queries @ all_passages.mT, same_query, passage_ids[:, None] == passage_ids, right)
+        backward = _apart(scale * passages @ all_queries.mT, same_passage, query_ids[:, None] == query_ids, right)
         if self.negatives:
-            forward = torch.cat([forward, self._scores_of_negatives(model, extra, scale * queries)], 1)
+            negatives, negative_ids = self._embedded_negatives(model, extra)
+            asked = _any(same_query, passage_ids[:, None] == negative_ids) | (negative_ids == ABSENT)
+            forward = torch.cat([forward, (scale * queries @ negatives.mT).masked_fill(asked, -torch.inf)], 1)
         loss = functional.cross_entropy(forward, right, reduction="sum")
         loss = (loss + functional.cross_entropy(backward, right, reduction="sum")) / 2
         hits = (forward.argmax(-1) == right).sum()
         return LossSum(loss, len(queries), {"nearest": (hits, len(queries)), "temperature": (1 / scale.detach(), 1)})
 
     def _own_negatives(self, texts: Sequence[Sequence[Sequence[int]]]) -> dict[str, Tensor]:
-        absent = [self.pad_id]  # a row without text would give no number
-        tokens, mask = self._padded([ids for own in texts for ids in [*own, *[absent] * (self.negatives - len(own))]])
-        shape = (len(texts), self.negatives)
-        there = torch.tensor([[number < len(own) for number in range(self.negatives)] for own in texts])
+        shape, filler = (len(texts), self.negatives), [self.pad_id]  # a row without text would give no number
+        tokens, mask = self._padded([ids for own in texts for ids in [*own, *[filler] * (self.negatives - len(own))]])
+        ids = [[*_ids(own).tolist(), *[ABSENT] * (self.negatives - len(own))] for own in texts]
         each = {"negatives": tokens.unflatten(0, shape), "negatives_mask": mask.unflatten(0, shape)}
-        return each | {"negatives_there": there.int()}
+        return each | {"negatives_id": torch.tensor(ids)}
 
-    def _scores_of_negatives(self, model: Any, extra: dict[str, Tensor], queries: Tensor) -> Tensor:
-        """(rows, negatives of all): every query against every pair's own negatives."""
-        own = model.embed(extra["negatives"].flatten(0, 1), extra["negatives_mask"].flatten(0, 1))
-        negatives, there = _gathered(own, extra["negatives_there"].flatten())
-        return (queries @ negatives.mT).masked_fill(there == 0, -torch.inf)
+    def _embedded_negatives(self, model: Any, extra: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        """Vectors and ids of the negatives of all pairs; a process by itself leaves out those that are not there."""
+        tokens, mask, ids = (extra[name].flatten(0, 1) for name in ("negatives", "negatives_mask", "negatives_id"))
+        there = ids != ABSENT
+        if not _spread() and bool(there.any()):
+            tokens, mask, ids = tokens[there], mask[there], ids[there]
+        return _gathered(model.embed(tokens, mask), ids)
 
     def _padded(self, texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         length = max(1, min(self.context, max(map(len, texts))))
@@ -173,6 +177,25 @@ class Contrastive:
 def _ids(texts: Sequence[Sequence[int]]) -> Tensor:
     """(texts,) int64: a hash of each, equal for equal texts."""
     return torch.tensor([seed_for("text", *text) for text in texts])
+
+
+def _apart(scores: Tensor, same: Tensor, equal: Tensor, right: Tensor) -> Tensor:
+    """The scores without what is right, too, and not the pair's own: what stands with an equal text on the other side.
+
+    Args:
+        scores: (rows, all).
+        same: (rows, all): pairs that ask the same.
+        equal: (all, all): pairs whose answers are the same text.
+        right: (rows,) the pairs' own places.
+    """
+    also = _any(same, equal)
+    also[torch.arange(len(right), device=right.device), right] = False
+    return scores.masked_fill(also, -torch.inf)
+
+
+def _any(a: Tensor, b: Tensor) -> Tensor:
+    """(n, k) and (k, m) bool -> (n, m): whether there is a way through."""
+    return a.float() @ b.float() > 0
 
 
 def _spread() -> bool:
