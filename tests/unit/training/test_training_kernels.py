@@ -237,3 +237,12 @@ def test_short_attention_equals_torch(kv_heads: int, masked: bool, time: int) ->
     grad = torch.randn_like(ours)
     for a, b in zip(*(torch.autograd.grad(o, (q, k, v), grad) for o in (ours, theirs)), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_a_cpu_without_tiles_has_the_other_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most CPUs have no tiles: a kernel that is not there must not take the others, or training itself, with it."""
+    if not fused.tiles():
+        pytest.skip("this CPU has none, so every test here is this one")
+    monkeypatch.setattr(fused, "FLAGS", (*fused.FLAGS, "-mno-amx-bf16"))
+    library = fused.compiled.__wrapped__()
+    assert library is not None and not library.tiles_allowed() and library.silu_gate
