@@ -22,6 +22,7 @@ CHUNK_LOGITS, LEAST_CHUNK = 1 << 21, 256  # `training/loss.py` holds no more log
 SCORED = {"masked_diffusion": 0.5, "prefix_lm": 0.5}  # share of the tokens that objectives score; others score all
 LONGEST_SCORES = 512  # tokens of a row up to which a CPU keeps attention's weights (`models/layers/short_attention.py`)
 TILE, LONGEST_IN_TILES = 32, 4096  # rows and heads that attention in tiles takes (`models/kernels/fused.py`)
+MUON_IN_TILES = 0.43  # Newton-Schulz's products there, in the cache and half of the symmetric ones, beside torch's
 KEPT_IN_BF16 = 5.0  # in bfloat16 such products are so much further from their rate than in float32
 FUSED_KEYS = 3000  # what each token costs the fused kernel on a CPU, beside its keys, in keys
 START_SECONDS, SAVE_RATE = 0.9, 500e6
@@ -106,7 +107,7 @@ def step_work(model: ModelConfig, config: TrainingConfig, rates: Rates) -> StepW
         traffic=others * again / 3 * tokens / rates.elementwise,
         logits=scored * tokens * model.vocab_size / rates.softmax,
         optimizer=0.0 if frozen else update / rates.bandwidth,
-        orthogonal=_muon_flops(model) / rate if config.optimizer == "muon" and not frozen else 0.0,
+        orthogonal=_muon_flops(model) / rate * _muon_share(config) if not frozen else 0.0,
         scan=sum(part.state_values for part in parts) * tokens * again / 3 / rates.elementwise,
         launches=repeats * (len(parts) + _more_launches(model)),
     )
@@ -144,6 +145,12 @@ def _muon_flops(model: ModelConfig) -> float:
     """Newton-Schulz on matrices of about the model's width: 5 × (4 m² n + 2 m³) with m the smaller side."""
     weights = cost.n_parameters(model, embeddings=False)
     return MUON_STEPS * 6.0 * model.dim * weights
+
+
+def _muon_share(config: TrainingConfig) -> float:
+    """Of what torch's products would take for it."""
+    in_tiles = config.precision != "fp32" and has_tiles()
+    return 0.0 if config.optimizer != "muon" else MUON_IN_TILES if in_tiles else 1.0
 
 
 def planned_seconds(model: ModelConfig, config: TrainingConfig, rates: Rates) -> float:
