@@ -28,7 +28,7 @@ FUSED_KEYS = 3000  # what each token costs the fused kernel on a CPU, beside its
 START_SECONDS, SAVE_RATE = 0.9, 500e6
 KEPT = {"moe": 2.2, "mamba2": 3.7, "mamba": 2.0, "rwkv7": 4.5}  # times what `cost.py` counts is held in training
 LAUNCHES = {"moe": 3, "mamba": 5}  # of parts that are many small operators; other parts count as one
-PROCESS_BYTES = 390e6  # Python, torch and the libraries it loads
+PROCESS_BYTES = 365e6  # Python, torch and the libraries it loads
 ALLOCATOR = 1.25  # memory of a backward pass over the activations kept for it: gradients of them, and holes
 
 
