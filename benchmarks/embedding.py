@@ -79,7 +79,7 @@ def main() -> None:
                 print(f"{'BM25':24} {found['recall_at_1_bm25']:.3f} ({found['mrr_bm25']:.3f})")
             print(f"{base:24} {found['recall_at_1_before']:.3f} ({found['mrr_before']:.3f})", end="  ->  ")
             interval = f"[{found['recall_at_1_low']:.3f}, {found['recall_at_1_high']:.3f}]"
-            seconds = made.run["timings"]["training_seconds"]
+            seconds = made.run["training_seconds"]
             print(f"{found['recall_at_1']:.3f} {interval} ({found['mrr']:.3f}) in {seconds:.0f} s", flush=True)
 
 
