@@ -111,7 +111,7 @@ class Engine:
             FoundlingError: the model's directory asks for what is not supported.
         """
         config = self._read_pooling()
-        longest = None if config.max_tokens is None else min(config.max_tokens, self.longest - 1)
+        longest = None if config.max_tokens is None else min(config.max_tokens, self.longest)
         return config.model_copy(update={"max_tokens": longest})
 
     def generate(self, requests: Seq[Request]) -> list[Completion]:
@@ -185,7 +185,8 @@ class Engine:
             ids or [self.tokenizer.eot_id] for ids in self.tokenizer.encode_framed(texts, self.pooling.max_tokens)
         ]
         for prompt in prompts:
-            check_prompt(prompt, self.module.config.vocab_size, self.longest)
+            check_tokens(prompt, self.module.config.vocab_size)
+            check_length(len(prompt), self.longest + 1)  # nothing is to follow
         with inference_of(self.module), self.runner.precision():
             return embed(self.module, prompts, self.pooling)
 

@@ -97,13 +97,14 @@ def build_embedder(config: ContrastConfig, inputs: Inputs, draft: Draft) -> None
     before = retrieval(module, tokenizer, held_out, pooling)
     prepare(module, config)
     embedder = Embedder(module, config.temperature, pooling).to(device())
-    steps = config.steps or max(1, round(len(train) * config.epochs / config.batch_size))
-    resolved = config.model_copy(update={"steps": steps, "batch_size": min(config.batch_size, len(train))})
+    size = min(config.batch_size, len(train))
+    steps = config.steps or max(1, round(len(train) * config.epochs / size))
+    resolved = config.model_copy(update={"steps": steps, "batch_size": size})
     pairs = TextPairs(train, tokenizer, config.context, crops=config.single == "crops", seed=config.seed)
     objective = Contrastive(
         pairs,
         config.context,
-        resolved.batch_size,
+        size,
         config.seed,
         pad_id=tokenizer.pad_id,
         negatives=min(config.negatives, max(len(row.negatives) for row in train)),
@@ -122,7 +123,8 @@ def build_embedder(config: ContrastConfig, inputs: Inputs, draft: Draft) -> None
         ("Near means: like the pairs it was taught. Other kinds of nearness it does not know.",),
         task="sentence-similarity",
     )
-    tokenizer.config.setdefault("pad_token", tokenizer.fast.id_to_token(tokenizer.pad_id))  # others pad by it
+    if not tokenizer.config.get("pad_token"):  # other tools cannot pad without it
+        tokenizer.config["pad_token"] = tokenizer.fast.id_to_token(tokenizer.pad_id)
     write_tuned(module, tokenizer, resolved, base, draft, card)
     write_pooling(draft.path, pooling, module.config.dim)
 

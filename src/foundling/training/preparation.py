@@ -84,24 +84,23 @@ def start(config: PretrainConfig, base: Path | None, of_tokens: Tokenizer, token
         return module
     module = load_module(base)
     refuse_to_train_compressed(module)
-    if Tokenizer.load(base).encode(PROBE) != of_tokens.encode(PROBE):
+    own = Tokenizer.load(base)
+    if own.encode(PROBE) != of_tokens.encode(PROBE):
         what = "the tokens were made with another tokenizer than the base model's"
         raise FoundlingError(what, fix="Tokenize the corpus with the base as the `tokenizer` input")
-    known = Tokenizer.load(base).vocab_size
-    if tokenizer.vocab_size > known:
-        unlike_any: list[list[int]] = [[]] * (tokenizer.vocab_size - known)
-        grow(module, tokenizer.vocab_size, known, unlike_any, "random", config.seed)
     if config.objective not in BOTH_WAYS:
         require_left_to_right(module.config)
-        return module
-    if module.config.head.kind not in ("lm", "mlm"):
+    elif module.config.head.kind not in ("lm", "mlm"):
         what = f"objective {config.objective!r} names hidden tokens, and this {module.config.family} base cannot"
         raise FoundlingError(what, "it has no head over the vocabulary", "Choose a base with a language model's head")
-    return _both_ways(module) if module.config.causal else module
+    if tokenizer.vocab_size > own.vocab_size:
+        unlike_any: list[list[int]] = [[]] * (tokenizer.vocab_size - own.vocab_size)
+        grow(module, tokenizer.vocab_size, own.vocab_size, unlike_any, "random", config.seed)
+    return both_ways(module) if config.objective in BOTH_WAYS and module.config.causal else module
 
 
-def _both_ways(module: LanguageModel) -> LanguageModel:
-    """The model's weights with attention in both directions."""
+def both_ways(module: LanguageModel) -> LanguageModel:
+    """The same weights (shared, not copied) with attention in both directions."""
     with torch.device("meta"):
         encoder = LanguageModel(seeing_both_ways(module.config))
     encoder.load_state_dict(module.state_dict(keep_vars=True), assign=True)

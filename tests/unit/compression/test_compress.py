@@ -24,7 +24,7 @@ from foundling.models.language_model import LanguageModel
 from foundling.models.pooling import PoolingConfig, read_pooling, write_pooling
 from foundling.models.quantized import Scheme, dequantize
 from foundling.models.rounding import round_to_nearest
-from foundling.training.objectives.choices import seeing_both_ways
+from foundling.training.preparation import both_ways
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
@@ -85,10 +85,7 @@ def test_an_encoder_keeps_how_it_embeds(
     """Guards embedding models: writing does not time them, and without its pooling a copy gives other vectors."""
     source = tmp_path / "encoder"
     shutil.copytree(directory, source)
-    with torch.device("meta"):
-        encoder = LanguageModel(seeing_both_ways(module.config))
-    encoder.load_state_dict(module.state_dict(), assign=True)
-    save_module(encoder, source)
+    save_module(both_ways(copy.deepcopy(module)), source)
     pooling = PoolingConfig(mode="cls", max_tokens=20)
     write_pooling(source, pooling, module.config.dim)
     draft = Draft(tmp_path / "files", tmp_path / "scratch", "0" * 16)

@@ -14,6 +14,7 @@ from foundling.inference.engine import Engine, Request, SamplingParams
 from foundling.models.build import build
 from foundling.models.config import AttentionConfig, MLPConfig, ModelConfig, RopeConfig, uniform_blocks
 from foundling.models.language_model import LanguageModel
+from foundling.models.pooling import PoolingConfig
 from foundling.tokenization.tokenizer import Tokenizer
 
 
@@ -246,11 +247,13 @@ def test_a_model_that_sees_both_ways_only_embeds(tokenizer: Tokenizer) -> None:
     mixer = AttentionConfig(n_heads=2, n_kv_heads=2, head_dim=16, rope=RopeConfig(), causal=False)
     blocks = uniform_blocks(1, mixer, MLPConfig(hidden=32))
     config = ModelConfig(family="foundling", vocab_size=tokenizer.vocab_size, dim=32, blocks=blocks)
-    engine = Engine(build(config, 0), tokenizer)
+    full = config.max_positions
+    engine = Engine(build(config, 0), tokenizer, pooling=lambda: PoolingConfig(max_tokens=2 * full))
     for use in (lambda: engine.generate([Request([1, 2], GREEDY)]), lambda: engine.score([([1], [2])])):
         with pytest.raises(FoundlingError, match="sees both ways"):
             use()
-    assert engine.embed(["some text"]).shape == (1, 32)
+    longer, whole = engine.embed(["x" * 3 * full, "x" * full])  # cut to what the model reads, to the last position
+    assert engine.embed(["some text"]).shape == (1, 32) and longer == pytest.approx(whole)
 
 
 def test_presence_and_frequency_penalties_count_the_answer_only(module: LanguageModel) -> None:

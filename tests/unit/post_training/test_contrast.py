@@ -13,11 +13,10 @@ import torch
 from foundling.core.errors import FoundlingError
 from foundling.inference.model import load
 from foundling.models.checkpoint import load_module, save_module
-from foundling.models.language_model import LanguageModel
 from foundling.models.pooling import PoolingConfig, read_pooling
 from foundling.post_training.contrast import Texts, bm25, ranked
 from foundling.tokenization.tokenizer import Tokenizer
-from foundling.training.objectives.choices import seeing_both_ways
+from foundling.training.preparation import both_ways
 
 from .tiny_chat import hashes, make_directory, run
 
@@ -137,11 +136,7 @@ def test_bad_rows_are_named(base: Path, tmp_path: Path, row: Any, said: str) -> 
 
 def test_what_is_taught_to_write_must_read_left_to_right(base: Path, tmp_path: Path) -> None:
     """Guards against tuning that looks ahead: an encoder learns vectors, and every stage that writes refuses it."""
-    language = load_module(base)
-    with torch.device("meta"):
-        encoder = LanguageModel(seeing_both_ways(language.config))
-    encoder.load_state_dict(language.state_dict(), assign=True)
-    save_module(encoder, tmp_path / "encoder")
+    save_module(both_ways(load_module(base)), tmp_path / "encoder")
     Tokenizer.load(base).save(tmp_path / "encoder")
     with pytest.raises(FoundlingError, match="sees both ways"):
         run("SFTConfig", tmp_path / "encoder", tmp_path / "sft", steps=1)
