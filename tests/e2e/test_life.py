@@ -81,7 +81,7 @@ def test_set_reruns_only_what_lies_downstream(life: Path) -> None:
 def test_a_base_goes_on_with_objectives_that_need_what_it_lacks(life: Path) -> None:
     """A decoder learns to fill in, then to see both ways: rows for new tokens, none of which takes another's place."""
     keys = stage_keys(life)
-    options = ["--tokens", keys["tokens"], "--steps", "3", "--json"]
+    options = ["--tokens", keys["tokens"], "--steps", "3", "--keep-every", "2", "--json"]
     base, sizes = keys["base"], []
     for objective in ("fill_in_the_middle", "masked"):
         made = foundling("pretrain", *options, "--objective", objective, "--base", base, store=life)
@@ -89,7 +89,8 @@ def test_a_base_goes_on_with_objectives_that_need_what_it_lacks(life: Path) -> N
         told = json.loads(made.stdout)
         base, path = told["key"], Path(told["path"])
         sizes.append(json.loads((path / "config.json").read_text())["vocab_size"])
-    tokenizer = Tokenizer.load(path)
+    tokenizer, kept = Tokenizer.load(path), Tokenizer.load(path / "checkpoints/step-00000002")
+    assert kept.vocab_size == tokenizer.vocab_size
     ids = [tokenizer.id_of(name) for name in ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "<|mask|>")]
     assert ids == list(range(sizes[1] - 4, sizes[1])) and sizes[0] == sizes[1] - 1
     refused = foundling("generate", "x", "--model", base, store=life)

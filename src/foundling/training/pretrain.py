@@ -17,6 +17,7 @@ from foundling.core.stages import Inputs
 from foundling.corpus.baselines import compression_baselines
 from foundling.models.checkpoint import save_module
 from foundling.models.language_model import LanguageModel
+from foundling.tokenization.tokenizer import Tokenizer
 from foundling.training.baselines import token_ngram_bits_per_byte
 from foundling.training.config import PretrainConfig
 from foundling.training.launch import together
@@ -35,7 +36,6 @@ _CAPTIONS = {
 SampleTexts = Callable[..., list[str]]  # (module, tokenizer, prompts)
 LOG = "training.log.jsonl"
 KEPT = "checkpoints"
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 def build_pretrained(config: PretrainConfig, inputs: Inputs, draft: Draft, sample: SampleTexts | None = None) -> None:
@@ -58,9 +58,7 @@ def build_pretrained(config: PretrainConfig, inputs: Inputs, draft: Draft, sampl
     draft.seeds["pretrain"] = config.seed
     draft.metrics |= scores(summary, parts)
     draft.timings |= {"tokens_per_s": summary.tokens_per_s, "mfu": summary.mfu, "training_seconds": summary.seconds}
-    write_model(parts.module, tokens.path, draft, log, card=_card(config, draft, inputs))
-    if config.objective != "causal" or base:  # tokens that the text's tokenizer lacks
-        parts.tokenizer.save(draft.path)
+    write_model(parts, draft, log, card=_card(config, draft, inputs))
 
 
 def _alone(
@@ -77,7 +75,7 @@ def _alone(
         log=log,
         evaluate=parts.evaluate,
         sample=partial(sample, tokenizer=parts.tokenizer, prompts=list(config.prompts)) if sample else None,
-        after_step=partial(keep_model, config, tokens.path, kept) if config.keep_every else None,
+        after_step=partial(keep_model, config, parts.tokenizer, kept) if config.keep_every else None,
         data=tokens.key,
         flops_per_token=parts.module.config.flops_per_token(config.context, training=True),
         title="pretrain",
@@ -87,7 +85,7 @@ def _alone(
     return summary
 
 
-def keep_model(config: PretrainConfig, tokenizer_from: Path, folder: Path, step: int, module: nn.Module) -> None:
+def keep_model(config: PretrainConfig, tokenizer: Tokenizer, folder: Path, step: int, module: nn.Module) -> None:
     """Write the model of every `keep_every`-th step but the last into a model directory of its own."""
     if step % config.keep_every or step == config.steps:
         return
@@ -95,8 +93,7 @@ def keep_model(config: PretrainConfig, tokenizer_from: Path, folder: Path, step:
     draft = folder / f".{target.name}"
     shutil.rmtree(draft, ignore_errors=True)
     save_module(cast(LanguageModel, module), draft)
-    for name in TOKENIZER_FILES:
-        shutil.copyfile(tokenizer_from / name, draft / name)
+    tokenizer.save(draft)
     shutil.rmtree(target, ignore_errors=True)  # a resumed run comes by the same step again
     draft.rename(target)
 
@@ -128,11 +125,10 @@ def _rows(objective: Objective) -> dict[str, object]:
     return {"split_documents": rows.split_documents, "padding_share": rows.padding}
 
 
-def write_model(module: LanguageModel, tokenizer_from: Path, draft: Draft, log: Path, card: str) -> None:
+def write_model(parts: Preparation, draft: Draft, log: Path, card: str) -> None:
     """The artifact's files: weights and config, tokenizer, card, log."""
-    save_module(module, draft.path)
-    for name in TOKENIZER_FILES:
-        shutil.copyfile(tokenizer_from / name, draft.path / name)
+    save_module(parts.module, draft.path)
+    parts.tokenizer.save(draft.path)
     (draft.path / "README.md").write_text(card, encoding="utf-8")
     shutil.copyfile(log, draft.path / LOG)
 
