@@ -179,5 +179,5 @@ def _parsed(line: bytes, path: Path, number: int) -> Any:
 def existing_file(path: Path) -> Path:
     """The path, if a file is there. Raises FoundlingError."""
     if not path.is_file():
-        raise FoundlingError(f"there is no file {str(path)!r}", "`data` names chat rows, or the task `expressions`")
+        raise FoundlingError(f"there is no file {str(path)!r}", "`data` names files of rows, or the task `expressions`")
     return path
